@@ -1,0 +1,35 @@
+//! Sizes of the maps, each with its reason.
+
+/// Sub-interfaces with counts of their own.
+pub const SUB_INTERFACES: u32 = 4_096;
+
+/// Parents: far more than a host has, and each costs one slot.
+pub const PARENTS: u32 = 256;
+
+/// Slots: every sub-interface and every parent has one.
+pub const SLOTS: u32 = SUB_INTERFACES + PARENTS;
+
+/// Unknown MACs that have counts waiting, over all parents.
+pub const CREDITS: u32 = 2_048;
+
+/// Unknown MACs that one parent may add in [`CREDIT_SECONDS`], so that random MACs out of one container leave room.
+pub const CREDITS_PER_PARENT: u32 = 1_024;
+
+/// How long the counts of an unknown MAC wait for their sub-interface.
+pub const CREDIT_SECONDS: u32 = 5;
+
+/// ARP requests and neighbour solicitations that wait for a reply, by (asker, target); the oldest gives way.
+pub const ASKS: u32 = 8_192;
+
+/// Addresses of parents' namespaces and of sub-interfaces.
+pub const ADDRESSES: u32 = 32_768;
+
+/// Entries of the handler that may be under way on one CPU: 1 where softirqs cannot be preempted, all of them on
+/// PREEMPT_RT, where a second thread may enter before the first returns.
+pub const ENTRIES: u32 = 8;
+
+/// Reasons of the kernel's own (`enum skb_drop_reason`) have small numbers; those of subsystems begin at 65,536.
+pub const REASONS: u32 = 256;
+
+/// Functions in which frames are freed that `frame_free` tells apart by where that was.
+pub const LOCATIONS: usize = 12;

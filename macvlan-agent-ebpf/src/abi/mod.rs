@@ -1,0 +1,50 @@
+//! The layout that the kernel side writes and user space reads.
+//!
+//! Every type is `repr(C)`, has no implicit padding, no `bool`, no `usize` and no reference, so that both compilers
+//! lay it out alike and any bytes are a valid value. Numbers are in host byte order, addresses in network order.
+
+pub mod counts;
+pub mod global;
+pub mod key;
+pub mod label;
+pub mod limits;
+
+pub use counts::{Cell, Counter, RECENT_RINGS, Recent};
+pub use global::{Location, Locations, NO_FIELD, Offsets, Range, Settings};
+pub use key::{
+    AddressKey, AddressOwner, Ask, AskKey, Attempted, Credit, DeviceEntry, NO_SLOT, ParentEntry, ParentKey, SlotEntry,
+    SubInterfaceKey,
+};
+pub use label::{AskKind, Direction, Mode, Verdict};
+
+#[cfg(feature = "user")]
+mod pod {
+    use super::{
+        AddressKey, AddressOwner, Ask, AskKey, Credit, DeviceEntry, ParentEntry, ParentKey, SlotEntry, SubInterfaceKey,
+        global,
+    };
+
+    macro_rules! pod {
+        ($($name:ty),+) => {
+            $(
+                // SAFETY: `repr(C)` without implicit padding and without references: any bytes are a valid value.
+                unsafe impl aya::Pod for $name {}
+            )+
+        };
+    }
+
+    pod!(
+        AddressKey,
+        AddressOwner,
+        Ask,
+        AskKey,
+        Credit,
+        DeviceEntry,
+        ParentEntry,
+        ParentKey,
+        SlotEntry,
+        SubInterfaceKey,
+        global::Locations,
+        global::Offsets
+    );
+}

@@ -1,0 +1,272 @@
+//! Counting: finds the cell that a frame belongs to, and adds to it.
+
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
+};
+use macvlan_agent_ebpf::{
+    abi::{
+        Ask, AskKey, AskKind, Cell, Counter, Direction, NO_SLOT, ParentEntry, ParentKey, Recent, SlotEntry,
+        SubInterfaceKey, label::Lost, limits,
+    },
+    pending,
+};
+
+use crate::maps::{ASKS, ATTEMPTED, BLANK, COUNTS, CPUS, CREDITS, LOST, PARENTS, SUB_INTERFACES};
+
+/// The frames and bytes that one skb stands for.
+#[derive(Clone, Copy)]
+pub(crate) struct Amount {
+    pub(crate) frames: u64,
+    pub(crate) bytes: u64,
+}
+
+/// A cell of this CPU. The kernel keeps map values in place for as long as a program runs, and only this CPU writes
+/// its cells, with softirqs off.
+#[derive(Clone, Copy)]
+pub(crate) struct Tally(*mut Cell);
+
+impl Tally {
+    #[inline(always)]
+    pub(crate) fn add(self, counter: Counter, amount: u64) {
+        self.add_at(counter, 0, amount);
+    }
+
+    #[inline(always)]
+    pub(crate) fn add_at(self, first: Counter, offset: usize, amount: u64) {
+        // SAFETY: the pointer comes from a map lookup that succeeded, so it points to a whole cell; the index is
+        // within the counters because every range of counters ends inside them.
+        unsafe {
+            let counter = (&raw mut (*self.0).counters).cast::<u64>().add(first as usize + offset);
+            *counter += amount;
+        }
+    }
+
+    /// An attempt that was not even sent.
+    #[inline(always)]
+    pub(crate) fn unsent_attempt(self, direction: Direction, ask: bool, frames: u64) {
+        self.add_at(
+            Counter::UnsentAttempts,
+            direction.index() * 2 + usize::from(ask),
+            frames,
+        );
+    }
+
+    #[inline(always)]
+    pub(crate) fn pair(self, frames: Counter, amount: Amount) {
+        self.add_at(frames, 0, amount.frames);
+        self.add_at(frames, 1, amount.bytes);
+    }
+
+    /// An attempt: pending first, so that a reader who sees the attempt sees it pending as well.
+    #[inline(always)]
+    pub(crate) fn attempt(self, direction: Direction, kind: AskKind, frames: u64, now: u32) {
+        let ring = direction.index() * 2 + usize::from(kind.index() != 0);
+        // SAFETY: as above; the ring is below RECENT_RINGS because a direction is below 3.
+        let recent = unsafe { &mut (*self.0).recent };
+        pending::add(recent, ring, frames as u32, now);
+        self.add_at(Counter::Attempts, direction.index() * 3 + kind.index(), frames);
+    }
+
+    #[inline(always)]
+    pub(crate) fn cancelled(self, direction: Direction, ask: bool, frames: u64) {
+        self.add_at(Counter::Cancelled, direction.index() * 2 + usize::from(ask), frames);
+    }
+}
+
+#[inline(always)]
+pub(crate) fn now() -> u32 {
+    // SAFETY: takes no arguments and only reads a clock.
+    pending::second_of(unsafe { bpf_ktime_get_ns() })
+}
+
+#[inline(always)]
+fn cpu() -> u32 {
+    // SAFETY: takes no arguments and only reads the CPU's number.
+    unsafe { bpf_get_smp_processor_id() }
+}
+
+#[inline(always)]
+pub(crate) fn lost(what: Lost, amount: u64) {
+    let index = (what as u32) * CPUS.load() + cpu();
+    if let Some(counter) = LOST.get_ptr_mut(index) {
+        // SAFETY: the lookup succeeded and only this CPU writes this element.
+        unsafe { *counter += amount };
+    }
+}
+
+/// The cell of a slot.
+#[inline(always)]
+pub(crate) fn cell(slot: u32) -> Option<Tally> {
+    if slot == NO_SLOT {
+        return None;
+    }
+    let cell = COUNTS.get_ptr_mut(slot * CPUS.load() + cpu());
+    if cell.is_none() {
+        lost(Lost::Counts, 1);
+    }
+    cell.map(Tally)
+}
+
+#[inline(always)]
+pub(crate) fn sub_interface(key: SubInterfaceKey) -> SlotEntry {
+    // SAFETY: the entry is copied at once; user space replaces entries whole, and a removed one may be read as its
+    // successor only for the frame in hand.
+    match unsafe { SUB_INTERFACES.get(key) } {
+        Some(entry) => *entry,
+        None => SlotEntry::NONE,
+    }
+}
+
+#[inline(always)]
+pub(crate) fn parent(key: ParentKey) -> Option<*mut ParentEntry> {
+    PARENTS.get_ptr_mut(key)
+}
+
+/// The cell that the counts of a MAC wait in until user space knows whose it is.
+#[inline(always)]
+pub(crate) fn credit(key: SubInterfaceKey) -> Option<Tally> {
+    if let Some(credit) = CREDITS.get_ptr_mut(key) {
+        // SAFETY: the lookup succeeded.
+        return Some(Tally(unsafe { &raw mut (*credit).cell }));
+    }
+    if !allowed(ParentKey {
+        netns: key.netns,
+        ifindex: key.parent,
+    }) {
+        lost(Lost::Credits, 1);
+        return None;
+    }
+    let blank = BLANK.get_ptr_mut(0)?;
+    // SAFETY: the element is this CPU's own scratch; its cell is never written, so it stays empty.
+    let blank = unsafe {
+        (*blank).since = bpf_ktime_get_ns();
+        &*blank
+    };
+    let inserted = CREDITS.insert(key, blank, u64::from(BPF_NOEXIST));
+    match CREDITS.get_ptr_mut(key) {
+        // SAFETY: the lookup succeeded.
+        Some(credit) => Some(Tally(unsafe { &raw mut (*credit).cell })),
+        None => {
+            if inserted.is_err() {
+                lost(Lost::Credits, 1);
+            }
+            None
+        }
+    }
+}
+
+/// Whether a parent may have one more unknown MAC now. Two CPUs may both take the last one: a bound, not a count.
+#[inline(always)]
+fn allowed(key: ParentKey) -> bool {
+    let Some(parent) = parent(key) else { return true };
+    let now = now();
+    // SAFETY: the lookup succeeded; these two fields are written here only.
+    let entry = unsafe { &mut *parent };
+    if now.wrapping_sub(entry.unknown_since) >= limits::CREDIT_SECONDS {
+        entry.unknown_since = now;
+        entry.unknown_count = 0;
+    }
+    entry.unknown_count += 1;
+    entry.unknown_count <= limits::CREDITS_PER_PARENT
+}
+
+/// The cell of a known sub-interface, or the credit of a MAC that may become one.
+#[inline(always)]
+pub(crate) fn owner(entry: SlotEntry, key: SubInterfaceKey) -> Option<Tally> {
+    if entry.is_known() {
+        cell(entry.slot)
+    } else {
+        credit(key)
+    }
+}
+
+/// Remembers that a unicast frame went where macvlan does not carry it: only then can a reflection be its.
+#[inline(always)]
+pub(crate) fn attempted(slot: u32, direction: Direction) {
+    if let Some(attempted) = ATTEMPTED.get_ptr_mut(slot) {
+        // SAFETY: the lookup succeeded; CPUs that write at once write the same second.
+        unsafe { (*attempted).seconds[direction.index()] = now() };
+    }
+}
+
+/// Whether a reflection may be that of a frame that is still pending.
+#[inline(always)]
+pub(crate) fn is_pending(slot: u32, direction: Direction) -> bool {
+    match ATTEMPTED.get_ptr_mut(slot) {
+        // SAFETY: the lookup succeeded; a word is read whole.
+        Some(attempted) => pending::is_pending(unsafe { (*attempted).seconds[direction.index()] }, now()),
+        None => false,
+    }
+}
+
+/// Remembers that `asker` waits for `target`. `slot` is the addressee's where the parent asks.
+#[inline(always)]
+pub(crate) fn ask(parent: ParentKey, asker: [u8; 6], target: [u8; 16], direction: Direction, slot: u32, now: u32) {
+    let key = ask_key(parent, asker, target);
+    if let Some(ask) = ASKS.get_ptr_mut(key) {
+        // SAFETY: the lookup succeeded; two CPUs asking for the same at once is what the kernel's own neighbour table
+        // prevents.
+        let ask = unsafe { &mut *ask };
+        ask.slot = slot;
+        ask.direction = direction as u32;
+        pending::add(&mut ask.recent, 0, 1, now);
+        return;
+    }
+    let mut fresh = Ask {
+        slot,
+        direction: direction as u32,
+        recent: Recent {
+            seconds: [0; 4],
+            counts: [[0; 4]],
+        },
+    };
+    pending::add(&mut fresh.recent, 0, 1, now);
+    if ASKS.insert(key, fresh, 0).is_err() {
+        lost(Lost::Asks, 1);
+    }
+}
+
+/// A reply to `asker` about `target`, or the request itself come back: what was pending is not lost. `parent_slot` is
+/// where the parent's totals are.
+#[inline(always)]
+pub(crate) fn answered(parent: ParentKey, asker: [u8; 6], target: [u8; 16], parent_slot: u32) {
+    let key = ask_key(parent, asker, target);
+    let Some(ask) = ASKS.get_ptr_mut(key) else { return };
+    // SAFETY: the lookup succeeded; the entry is copied at once.
+    let Ask {
+        slot,
+        direction,
+        recent,
+    } = unsafe { *ask };
+    let count = pending::pending(&recent, 0, now());
+    let _ = ASKS.remove(key);
+    if count == 0 {
+        return;
+    }
+    let asker = SubInterfaceKey::new(parent, asker);
+    let (direction, whose) = if direction == Direction::ParentToChild as u32 {
+        (Direction::ParentToChild, cell(slot))
+    } else if direction == Direction::Sibling as u32 {
+        (Direction::Sibling, owner(sub_interface(asker), asker))
+    } else {
+        (Direction::ChildToParent, owner(sub_interface(asker), asker))
+    };
+    if let Some(tally) = whose {
+        tally.cancelled(direction, true, count);
+    }
+    if let Some(tally) = cell(parent_slot) {
+        tally.cancelled(direction, true, count);
+    }
+}
+
+#[inline(always)]
+fn ask_key(parent: ParentKey, asker: [u8; 6], target: [u8; 16]) -> AskKey {
+    AskKey {
+        netns: parent.netns,
+        parent: parent.ifindex,
+        target,
+        asker,
+        pad: [0; 2],
+    }
+}

@@ -1,0 +1,293 @@
+//! Entry and return of `macvlan_handle_frame(struct sk_buff **)`, macvlan's rx handler, by kprobe and kretprobe or by
+//! fentry and fexit. It is static, but its address is taken, so no compiler makes it go away; same form from 5.10 to
+//! 7.1.
+//!
+//! The arguments are gone when it returns, and the frame may be: so the entry reads it, and the return finds what was
+//! read. One place per CPU is enough, because the handler runs with softirqs off and does not nest; on PREEMPT_RT a
+//! second thread may enter, so there the thread chooses among several places. Whoever finds a place taken knows that a
+//! return was missed.
+
+use aya_ebpf::{
+    EbpfContext,
+    helpers::{
+        bpf_get_current_pid_tgid,
+        generated::{bpf_get_func_arg, bpf_get_func_ret},
+    },
+    macros::{fentry, fexit, kprobe, kretprobe},
+    programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext},
+};
+use aya_log_ebpf::warn;
+use macvlan_agent_ebpf::{
+    abi::{Counter, Mode, NO_SLOT, ParentKey, SubInterfaceKey, Verdict, key::PARENT_PASSTHRU, label::Lost, limits},
+    verdict::{Consumed, bridged, consumed_unicast, keeps_own_multicast, verdict_of},
+};
+
+use crate::{
+    count::{self, Tally},
+    maps::{ENTRIES, REALTIME},
+    skb::{self, Handled},
+};
+
+/// A frame that the handler has been entered with.
+#[repr(C)]
+pub(crate) struct Entry {
+    /// 1 until its return was seen.
+    active: u64,
+    /// The thread that entered.
+    thread: u64,
+    /// The frame's address.
+    skb: u64,
+    frame: Handled,
+    parent_slot: u32,
+    parent_flags: u32,
+    parent_mac: [u8; 6],
+    /// 1 for a fragment that is not the last of its packet.
+    held: u16,
+}
+
+#[inline(always)]
+fn place(thread: u64) -> u32 {
+    if REALTIME.load() == 0 {
+        0
+    } else {
+        thread as u32 % limits::ENTRIES
+    }
+}
+
+/// Whether the handler is at work on this frame now.
+#[inline(always)]
+pub(crate) fn is_handled(skb: u64) -> bool {
+    match ENTRIES.get_ptr(place(bpf_get_current_pid_tgid())) {
+        // SAFETY: the lookup succeeded and the element is this CPU's.
+        Some(entry) => unsafe { (*entry).active != 0 && (*entry).skb == skb },
+        None => false,
+    }
+}
+
+/// The cell of the parent's totals, or their credit while user space does not know the parent.
+#[inline(always)]
+fn totals(slot: u32, key: ParentKey) -> Option<Tally> {
+    if slot == NO_SLOT {
+        count::credit(SubInterfaceKey::of_parent(key))
+    } else {
+        count::cell(slot)
+    }
+}
+
+#[kprobe]
+pub(crate) fn handle_frame(context: ProbeContext) -> u32 {
+    begun(&context, context.arg(0).unwrap_or(0));
+    0
+}
+
+/// The same as [`handle_frame`] where the function's types are known. The argument is a pointer to a pointer, which the
+/// verifier lets nobody read from the context before 7.1 (`btf_ctx_access`): a helper hands it over, since 5.17.
+#[fentry(function = "macvlan_handle_frame")]
+pub(crate) fn handle_frame_entry(context: FEntryContext) -> i32 {
+    let mut holder = 0;
+    // SAFETY: the helper writes 8 bytes to where it is told, or fails.
+    let failed = unsafe { bpf_get_func_arg(context.as_ptr(), 0, &raw mut holder) };
+    begun(&context, if failed == 0 { holder } else { 0 });
+    0
+}
+
+#[inline(always)]
+fn begun(context: &impl EbpfContext, holder: u64) {
+    if enter(context, holder as *const u64).is_none() {
+        count::lost(Lost::Reads, 1);
+    }
+}
+
+#[inline(always)]
+fn enter(context: &impl EbpfContext, holder: *const u64) -> Option<()> {
+    // SAFETY: the helper checks the address itself.
+    let skb = unsafe { aya_ebpf::helpers::bpf_probe_read_kernel(holder) }.ok()?;
+    let thread = bpf_get_current_pid_tgid();
+    let entry = ENTRIES.get_ptr_mut(place(thread))?;
+    // SAFETY: the lookup succeeded and the element is this CPU's.
+    let entry = unsafe { &mut *entry };
+    if entry.active != 0 {
+        entry.active = 0;
+        missed(context, entry);
+    }
+    let frame = Handled::of(skb)?;
+    let (slot, flags, mac) = match count::parent(frame.parent) {
+        // SAFETY: the lookup succeeded; the fields are copied at once.
+        Some(parent) => unsafe { ((*parent).slot, (*parent).flags, (*parent).mac) },
+        None => (NO_SLOT, 0, [0; 6]),
+    };
+    entry.thread = thread;
+    entry.skb = skb;
+    entry.frame = frame;
+    entry.parent_slot = slot;
+    entry.parent_flags = flags;
+    entry.parent_mac = mac;
+    entry.held = u16::from(frame.header.is_multicast() && skb::is_early_fragment(skb, &frame.header));
+    entry.active = 1;
+    totals(slot, frame.parent)?.add(Counter::EnteredSkbs, 1);
+    Some(())
+}
+
+/// An entry whose return nobody saw: its verdict is unknown.
+#[inline(always)]
+fn missed(context: &impl EbpfContext, entry: &Entry) {
+    if let Some(tally) = totals(entry.parent_slot, entry.frame.parent) {
+        handled(tally, Verdict::Unknown, entry.frame.amount.frames);
+    }
+    count::lost(Lost::Returns, 1);
+    warn_rarely(context);
+}
+
+/// At most one record in ten seconds per CPU.
+#[inline(always)]
+fn warn_rarely(context: &impl EbpfContext) {
+    let Some(last) = crate::maps::LAST_WARNING.get_ptr_mut(0) else {
+        return;
+    };
+    let now = count::now();
+    // SAFETY: the lookup succeeded and the element is this CPU's.
+    let last = unsafe { &mut *last };
+    if now.wrapping_sub(*last) >= 10 {
+        *last = now;
+        warn!(
+            context,
+            "a return of macvlan_handle_frame was missed: its frame's verdict is counted as unknown"
+        );
+    }
+}
+
+#[inline(always)]
+fn handled(tally: Tally, verdict: Verdict, frames: u64) {
+    tally.add_at(Counter::HandledFrames, verdict.index(), frames);
+    tally.add_at(Counter::HandledSkbs, verdict.index(), 1);
+}
+
+#[kretprobe]
+pub(crate) fn handle_frame_return(context: RetProbeContext) -> u32 {
+    let _ = leave(context.ret());
+    0
+}
+
+/// The same as [`handle_frame_return`] where the function's types are known.
+#[fexit(function = "macvlan_handle_frame")]
+pub(crate) fn handle_frame_exit(context: FExitContext) -> i32 {
+    let mut returned = u64::MAX;
+    // SAFETY: the helper writes 8 bytes to where it is told, or fails.
+    unsafe { bpf_get_func_ret(context.as_ptr(), &raw mut returned) };
+    let _ = leave(returned);
+    0
+}
+
+#[inline(always)]
+fn leave(returned: u64) -> Option<()> {
+    let thread = bpf_get_current_pid_tgid();
+    let entry = ENTRIES.get_ptr_mut(place(thread))?;
+    // SAFETY: the lookup succeeded and the element is this CPU's.
+    let entry = unsafe { &mut *entry };
+    if entry.active == 0 || entry.thread != thread {
+        count::lost(Lost::Entries, 1);
+        return None;
+    }
+    entry.active = 0;
+    let frame = &entry.frame;
+    let verdict = verdict_of(returned);
+    if let Some(tally) = totals(entry.parent_slot, frame.parent) {
+        handled(tally, verdict, frame.amount.frames);
+    }
+    if frame.loopback {
+        return None;
+    }
+    let passthru = entry.parent_flags & PARENT_PASSTHRU != 0;
+    match verdict {
+        Verdict::Delivered => delivered(frame, passthru),
+        Verdict::Consumed => consumed(entry, passthru),
+        Verdict::Passed => passed(frame, passthru),
+        Verdict::Unknown => None,
+    }
+}
+
+/// Unicast to a sub-interface is passed on to the parent's stack where the kernel has forgotten it because it is down
+/// (`macvlan_stop`), whatever user space has heard of that by now. Mode source is passed always.
+#[inline(always)]
+fn passed(frame: &Handled, passthru: bool) -> Option<()> {
+    if passthru || frame.header.is_multicast() {
+        return None;
+    }
+    let known = count::sub_interface(addressee(frame, passthru));
+    let sender = count::sub_interface(SubInterfaceKey::new(frame.parent, frame.header.source));
+    // What a sibling sent was counted when it was sent out: the switch has returned it.
+    if known.is_known() && known.mode != Mode::Source as u8 && !bridged(sender.mode, known.mode) {
+        count::cell(known.slot)?.add(Counter::InterfaceDownFrames, frame.amount.frames);
+    }
+    Some(())
+}
+
+/// Where the kernel finds the sub-interface that a unicast frame is for.
+#[inline(always)]
+fn addressee(frame: &Handled, passthru: bool) -> SubInterfaceKey {
+    SubInterfaceKey::new(frame.parent, if passthru { [0; 6] } else { frame.header.destination })
+}
+
+#[inline(always)]
+fn delivered(frame: &Handled, passthru: bool) -> Option<()> {
+    let key = addressee(frame, passthru);
+    let known = count::sub_interface(key);
+    let tally = count::owner(known, key)?;
+    let sender = count::sub_interface(SubInterfaceKey::new(frame.parent, frame.header.source));
+    // Not known yet, but delivered: in all likelihood in bridge mode, since the sender is.
+    let mode = if known.is_known() {
+        known.mode
+    } else {
+        Mode::Bridge as u8
+    };
+    let sibling = bridged(sender.mode, mode) && !passthru;
+    let first = if sibling {
+        // Proof that it was looped inside: counted here for the sender as well, whether or not its addressee is known.
+        if let Some(tally) = count::cell(sender.slot) {
+            tally.pair(Counter::TransmittedSiblingFrames, frame.amount);
+        }
+        Counter::DeliveredSiblingFrames
+    } else {
+        Counter::DeliveredExternalFrames
+    };
+    tally.pair(first, frame.amount);
+    tally.add(Counter::DeliveredSkbs, 1);
+    tally.add(Counter::DeliveredSkbBytes, frame.kernel_bytes);
+    Some(())
+}
+
+#[inline(always)]
+fn consumed(entry: &Entry, passthru: bool) -> Option<()> {
+    let frame = &entry.frame;
+    if frame.header.is_multicast() {
+        // A fragment that waits for the others (`ip_check_defrag`) is nobody's yet; the last one brings them all.
+        if entry.held != 0 {
+            return None;
+        }
+        return returned_to_sender(frame, passthru, entry.parent_mac);
+    }
+    let known = count::sub_interface(addressee(frame, passthru));
+    match consumed_unicast(known) {
+        Consumed::InterfaceDown => {
+            count::cell(known.slot)?.add(Counter::InterfaceDownFrames, frame.amount.frames);
+        }
+        Consumed::CloneFailed => count::cell(known.slot)?.add(Counter::CloneFailedFrames, frame.amount.frames),
+        Consumed::NotDropped => {}
+    }
+    Some(())
+}
+
+/// Multicast that came back to the one that sent it ("forward to original port"). Mode passthru has the parent's MAC.
+#[inline(always)]
+fn returned_to_sender(frame: &Handled, passthru: bool, parent_mac: [u8; 6]) -> Option<()> {
+    let mac = if passthru && frame.header.source == parent_mac {
+        [0; 6]
+    } else {
+        frame.header.source
+    };
+    let sender = count::sub_interface(SubInterfaceKey::new(frame.parent, mac));
+    if keeps_own_multicast(sender.mode) {
+        count::cell(sender.slot)?.add(Counter::ReturnedSkbs, 1);
+    }
+    Some(())
+}

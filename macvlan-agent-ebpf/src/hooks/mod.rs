@@ -1,0 +1,7 @@
+//! One kernel attach point per file.
+
+mod frame_free;
+pub(crate) mod handle_frame;
+pub(crate) mod parent_egress;
+mod parent_ingress;
+mod self_test;

@@ -1,0 +1,171 @@
+//! TC egress of a parent: what its sub-interfaces and its own stack send to the wire. The only place where a frame
+//! between the two shows: the kernel sends it out as a success and nothing returns it (`drivers/net/macvlan.c`,
+//! `macvlan_queue_xmit`, label `xmit_world`, 5.10 to 7.1).
+
+use aya_ebpf::{macros::classifier, programs::TcContext};
+use macvlan_agent_ebpf::{
+    abi::{
+        AddressKey, AddressOwner, AskKind, Counter, Direction, NO_SLOT, ParentEntry, ParentKey, SlotEntry,
+        SubInterfaceKey, key::PARENT_PASSTHRU,
+    },
+    frame::{Header, Says},
+    verdict::bridged,
+};
+
+use super::parent_ingress::NEXT;
+use crate::{
+    count::{self, Tally},
+    maps::ADDRESSES,
+    skb::Frame,
+};
+
+#[classifier]
+pub(crate) fn parent_egress(context: TcContext) -> i32 {
+    if let Some(frame) = Frame::of(&context) {
+        let _ = count_frame(&context, &frame);
+    }
+    NEXT
+}
+
+#[inline(always)]
+fn count_frame(context: &TcContext, frame: &Frame) -> Option<()> {
+    let parent = count::parent(frame.parent)?;
+    // SAFETY: the lookup succeeded; the entry is copied at once.
+    let parent = unsafe { *parent };
+    // One MAC for both: what the sub-interface sent and what the parent's own stack did looks alike.
+    if parent.flags & PARENT_PASSTHRU != 0 {
+        return None;
+    }
+    if frame.header.source == parent.mac {
+        return from_parent(context, frame, parent);
+    }
+    let source_key = SubInterfaceKey::new(frame.parent, frame.header.source);
+    let source = count::sub_interface(source_key);
+    let tally = count::owner(source, source_key)?;
+    tally.pair(Counter::TransmittedExternalFrames, frame.amount);
+    if frame.header.is_multicast() {
+        return asked(context, frame, parent, source, tally);
+    }
+    if frame.header.destination == parent.mac {
+        count::attempted(source.slot, Direction::ChildToParent);
+        attempt(
+            tally,
+            parent,
+            Direction::ChildToParent,
+            AskKind::Unicast,
+            frame.amount.frames,
+        );
+        return Some(());
+    }
+    let addressee = count::sub_interface(SubInterfaceKey::new(frame.parent, frame.header.destination));
+    if !addressee.is_known() {
+        return None;
+    }
+    if bridged(source.mode, addressee.mode) {
+        // Sent out because the kernel forgets a sub-interface that is down, not because of the modes.
+        count::cell(addressee.slot)?.add(Counter::InterfaceDownFrames, frame.amount.frames);
+    } else {
+        count::attempted(source.slot, Direction::Sibling);
+        attempt(tally, parent, Direction::Sibling, AskKind::Unicast, frame.amount.frames);
+    }
+    Some(())
+}
+
+/// Counts an attempt on its sub-interface and on the parent.
+#[inline(always)]
+fn attempt(tally: Tally, parent: ParentEntry, direction: Direction, kind: AskKind, frames: u64) {
+    let now = count::now();
+    tally.attempt(direction, kind, frames, now);
+    if let Some(total) = count::cell(parent.slot) {
+        total.attempt(direction, kind, frames, now);
+    }
+}
+
+#[inline(always)]
+fn address(netns: u32, parent: u32, address: [u8; 16]) -> Option<&'static AddressOwner> {
+    // SAFETY: the entry stays readable for as long as the program runs; user space replaces it whole.
+    unsafe { ADDRESSES.get(AddressKey { netns, parent, address }) }
+}
+
+#[inline(always)]
+fn kind(frame: &Frame) -> AskKind {
+    if frame.header.is_arp() {
+        AskKind::Arp
+    } else {
+        AskKind::Ndp
+    }
+}
+
+/// A sub-interface asks for an address: the host's, or a sibling's that it cannot reach inside.
+#[inline(always)]
+fn asked(context: &TcContext, frame: &Frame, parent: ParentEntry, source: SlotEntry, tally: Tally) -> Option<()> {
+    let resolution = frame.resolution(context);
+    if resolution.says != Says::Asks {
+        return None;
+    }
+    let target = resolution.address;
+    let direction = asked_of(&frame.header, frame.parent, source, target)?;
+    attempt(tally, parent, direction, kind(frame), 1);
+    count::ask(
+        frame.parent,
+        frame.header.source,
+        target,
+        direction,
+        NO_SLOT,
+        count::now(),
+    );
+    Some(())
+}
+
+/// Whom `source` asks for `target`, where macvlan does not carry the answer: None for an address of a sibling that it
+/// reaches inside, and for one that is nobody's here.
+#[inline(always)]
+pub(crate) fn asked_of(header: &Header, parent: ParentKey, source: SlotEntry, target: [u8; 16]) -> Option<Direction> {
+    let host_scope = if header.is_arp() { 0 } else { parent.ifindex };
+    let owner = address(parent.netns, parent.ifindex, target);
+    if owner.is_some_and(|owner| owner.slot != NO_SLOT) {
+        let owner = owner?;
+        if owner.slot == source.slot || bridged(source.mode, owner.mode) {
+            return None;
+        }
+        return Some(Direction::Sibling);
+    }
+    if owner.is_none() {
+        address(parent.netns, host_scope, target)?;
+    }
+    Some(Direction::ChildToParent)
+}
+
+/// The parent's own stack: to a sub-interface's MAC, or asking for its address.
+#[inline(always)]
+fn from_parent(context: &TcContext, frame: &Frame, parent: ParentEntry) -> Option<()> {
+    if !frame.header.is_multicast() {
+        let addressee = count::sub_interface(SubInterfaceKey::new(frame.parent, frame.header.destination));
+        count::attempted(addressee.slot, Direction::ParentToChild);
+        attempt(
+            count::cell(addressee.slot)?,
+            parent,
+            Direction::ParentToChild,
+            AskKind::Unicast,
+            frame.amount.frames,
+        );
+        return Some(());
+    }
+    let resolution = frame.resolution(context);
+    if resolution.says != Says::Asks {
+        return None;
+    }
+    let target = resolution.address;
+    let owner = address(frame.parent.netns, frame.parent.ifindex, target)?;
+    let tally = count::cell(owner.slot)?;
+    attempt(tally, parent, Direction::ParentToChild, kind(frame), 1);
+    count::ask(
+        frame.parent,
+        frame.header.source,
+        target,
+        Direction::ParentToChild,
+        owner.slot,
+        count::now(),
+    );
+    Some(())
+}

@@ -1,0 +1,95 @@
+//! All maps, and what user space sets when it loads the programs.
+
+use aya_ebpf::{
+    Global,
+    bindings::BPF_F_MMAPABLE,
+    macros::map,
+    maps::{Array, HashMap, LruHashMap, LruPerCpuHashMap, PerCpuArray},
+};
+use macvlan_agent_ebpf::abi::{
+    AddressKey, AddressOwner, Ask, AskKey, Attempted, Cell, Credit, DeviceEntry, Locations, Offsets, ParentEntry,
+    ParentKey, Settings, SlotEntry, SubInterfaceKey, limits,
+};
+
+use crate::hooks::handle_frame::Entry;
+
+/// Inode of the namespace that this instance of the TC programs serves.
+#[unsafe(no_mangle)]
+pub(crate) static NETNS: Global<u32> = Global::new(0);
+
+/// Possible CPUs: a slot's cells stand side by side.
+#[unsafe(no_mangle)]
+pub(crate) static CPUS: Global<u32> = Global::new(1);
+
+/// 1 where softirqs can be preempted (PREEMPT_RT).
+#[unsafe(no_mangle)]
+pub(crate) static REALTIME: Global<u32> = Global::new(0);
+
+/// 1 where the kernel says why it frees a frame (5.17 and newer, and some older ones).
+#[unsafe(no_mangle)]
+pub(crate) static SAYS_REASON: Global<u32> = Global::new(0);
+
+/// 1 where no counter shows what a device without carrier throws away (before 6.11).
+#[unsafe(no_mangle)]
+pub(crate) static UNSENT_UNCOUNTED: Global<u32> = Global::new(0);
+
+/// Where the kernel's fields are.
+#[unsafe(no_mangle)]
+pub(crate) static OFFSETS: Global<Offsets> = Global::new(Offsets::NONE);
+
+/// Cells, `[slot][CPU]`; user space maps it and sizes it to the CPUs there are.
+#[map]
+pub(crate) static COUNTS: Array<Cell> = Array::with_max_entries(limits::SLOTS, BPF_F_MMAPABLE);
+
+/// [`macvlan_agent_ebpf::abi::label::Lost`] counts, `[what][CPU]`; mapped like [`COUNTS`].
+#[map]
+pub(crate) static LOST: Array<u64> = Array::with_max_entries(8, BPF_F_MMAPABLE);
+
+/// What changes while we run; mapped.
+#[map]
+pub(crate) static SETTINGS: Array<Settings> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+#[map]
+pub(crate) static SUB_INTERFACES: HashMap<SubInterfaceKey, SlotEntry> =
+    HashMap::with_max_entries(limits::SUB_INTERFACES, 0);
+
+#[map]
+pub(crate) static PARENTS: HashMap<ParentKey, ParentEntry> = HashMap::with_max_entries(limits::PARENTS, 0);
+
+/// Sub-interfaces by their own namespace and interface index.
+#[map]
+pub(crate) static DEVICES: HashMap<ParentKey, DeviceEntry> = HashMap::with_max_entries(limits::SUB_INTERFACES, 1);
+
+/// [`macvlan_agent_ebpf::abi::label::Cause`] by the kernel's number of the reason.
+#[map]
+pub(crate) static REASONS: Array<u32> = Array::with_max_entries(limits::REASONS, 0);
+
+/// Where frames are freed that the reason does not tell.
+#[map]
+pub(crate) static LOCATIONS: Array<Locations> = Array::with_max_entries(1, 0);
+
+#[map]
+pub(crate) static ADDRESSES: HashMap<AddressKey, AddressOwner> = HashMap::with_max_entries(limits::ADDRESSES, 1);
+
+/// By slot.
+#[map]
+pub(crate) static ATTEMPTED: Array<Attempted> = Array::with_max_entries(limits::SLOTS, 0);
+
+#[map]
+pub(crate) static ASKS: LruHashMap<AskKey, Ask> = LruHashMap::with_max_entries(limits::ASKS, 0);
+
+#[map]
+pub(crate) static CREDITS: LruPerCpuHashMap<SubInterfaceKey, Credit> =
+    LruPerCpuHashMap::with_max_entries(limits::CREDITS, 0);
+
+/// An empty credit to begin with: it does not fit the stack.
+#[map]
+pub(crate) static BLANK: PerCpuArray<Credit> = PerCpuArray::with_max_entries(1, 0);
+
+/// Frames that the handler has been entered with and has not returned yet.
+#[map]
+pub(crate) static ENTRIES: PerCpuArray<Entry> = PerCpuArray::with_max_entries(limits::ENTRIES, 0);
+
+/// The second of this CPU's last warning.
+#[map]
+pub(crate) static LAST_WARNING: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);

@@ -1,0 +1,236 @@
+//! The counts in memory: the maps' own pages, read without a system call.
+//!
+//! A system call on a map would make the kernel skip kprobe programs on this CPU while it lasts (`bpf_prog_active`,
+//! `trace_call_bpf` in `kernel/trace/bpf_trace.c`).
+
+use std::{io, num::NonZeroUsize, os::fd::AsFd, ptr::NonNull};
+
+use macvlan_agent_ebpf::{
+    abi::{Cell, Counter, Range, Settings, counts::COUNTERS, counts::RECENT_RINGS, label::Lost},
+    pending,
+};
+use nix::{
+    sys::mman::{MapFlags, ProtFlags, mmap, munmap},
+    time::{ClockId, clock_gettime},
+};
+
+/// The pages of a mapped array of `T`.
+struct Mapped<T> {
+    start: NonNull<T>,
+    length: usize,
+}
+
+// SAFETY: the pages are shared with the kernel for as long as the value lives, and are read and written by volatile
+// accesses of whole words only.
+unsafe impl<T> Send for Mapped<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Mapped<T> {}
+
+impl<T> Mapped<T> {
+    fn of(map: impl AsFd, length: usize) -> io::Result<Self> {
+        let bytes = NonZeroUsize::new(length * size_of::<T>()).ok_or(io::ErrorKind::InvalidInput)?;
+        // SAFETY: a new mapping at an address of the kernel's choice touches nothing of ours; the array has at least
+        // `length` elements, which is what it was created with.
+        let start = unsafe {
+            mmap(
+                None,
+                bytes,
+                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+                MapFlags::MAP_SHARED,
+                map,
+                0,
+            )?
+        };
+        Ok(Self {
+            start: start.cast(),
+            length,
+        })
+    }
+
+    fn pointer(&self, index: usize) -> Option<*mut T> {
+        if index >= self.length {
+            return None;
+        }
+        // SAFETY: the index is inside the mapping.
+        Some(unsafe { self.start.as_ptr().add(index) })
+    }
+
+    fn read(&self, index: usize) -> Option<T> {
+        // SAFETY: the pointer is inside the mapping and aligned, since the array begins on a page; any bytes are a
+        // valid value of the types that are mapped here.
+        self.pointer(index).map(|pointer| unsafe { pointer.read_volatile() })
+    }
+
+    fn write(&self, index: usize, value: T) {
+        if let Some(pointer) = self.pointer(index) {
+            // SAFETY: as for reading.
+            unsafe { pointer.write_volatile(value) };
+        }
+    }
+}
+
+impl<T> Drop for Mapped<T> {
+    fn drop(&mut self) {
+        // SAFETY: made by `of` with this length, and no pointer into it outlives the value.
+        let _ = unsafe { munmap(self.start.cast(), self.length * size_of::<T>()) };
+    }
+}
+
+/// The counts of one slot over all CPUs at one moment.
+#[derive(Clone, Debug)]
+pub struct Totals {
+    /// By [`macvlan_agent_ebpf::abi::Counter`].
+    pub counters: [u64; COUNTERS],
+    /// Attempts still pending, by ring.
+    pub pending: [u64; RECENT_RINGS],
+}
+
+impl Totals {
+    /// Nothing counted.
+    pub const ZERO: Self = Self {
+        counters: [0; COUNTERS],
+        pending: [0; RECENT_RINGS],
+    };
+
+    /// Adds one cell as it was in second `now`.
+    pub fn add(&mut self, cell: &Cell, now: u32) {
+        for (sum, value) in self.counters.iter_mut().zip(cell.counters) {
+            *sum = sum.wrapping_add(value);
+        }
+        for (ring, sum) in self.pending.iter_mut().enumerate() {
+            *sum += pending::pending(&cell.recent, ring, now);
+        }
+    }
+
+    /// Sets a counter.
+    pub fn set(&mut self, counter: Counter, value: u64) {
+        if let Some(place) = self.counters.get_mut(counter as usize) {
+            *place = value;
+        }
+    }
+
+    /// Adds to a counter.
+    pub fn raise(&mut self, counter: Counter, amount: u64) {
+        self.set(counter, self.at(counter, 0) + amount);
+    }
+
+    /// The counter `offset` places behind `first`.
+    #[must_use]
+    pub fn at(&self, first: Counter, offset: usize) -> u64 {
+        self.counters.get(first as usize + offset).copied().unwrap_or(0)
+    }
+}
+
+/// The mapped maps.
+pub struct Counts {
+    cells: Mapped<Cell>,
+    lost: Mapped<u64>,
+    settings: Mapped<Settings>,
+    cpus: usize,
+    slots: usize,
+}
+
+impl Counts {
+    /// Maps the three arrays. `cells` has `slots` × `cpus` elements.
+    pub fn map(cells: impl AsFd, lost: impl AsFd, settings: impl AsFd, slots: usize, cpus: usize) -> io::Result<Self> {
+        Ok(Self {
+            cells: Mapped::of(cells, slots * cpus)?,
+            lost: Mapped::of(lost, Lost::ALL.len() * cpus)?,
+            settings: Mapped::of(settings, 1)?,
+            cpus,
+            slots,
+        })
+    }
+
+    /// How many slots there are.
+    #[must_use]
+    pub fn slots(&self) -> usize {
+        self.slots
+    }
+
+    /// The sum over all CPUs of a slot's cells, and of `extra` ones.
+    #[must_use]
+    pub fn totals(&self, slot: u32, extra: &[Cell]) -> Totals {
+        let first = usize::try_from(slot).unwrap_or(usize::MAX).saturating_mul(self.cpus);
+        loop {
+            let now = monotonic_second();
+            let mut totals = Totals::ZERO;
+            for cell in (first..first + self.cpus).filter_map(|index| self.cells.read(index)) {
+                totals.add(&cell, now);
+            }
+            for cell in extra {
+                totals.add(cell, now);
+            }
+            // A column is emptied when its second comes round: only within one second is it sure to be whole.
+            if monotonic_second() == now {
+                return totals;
+            }
+        }
+    }
+
+    /// Empties a slot that no program writes any more.
+    pub fn clear(&self, slot: u32) {
+        let first = usize::try_from(slot).unwrap_or(usize::MAX).saturating_mul(self.cpus);
+        for index in first..first.saturating_add(self.cpus) {
+            self.cells.write(index, Cell::EMPTY);
+        }
+    }
+
+    /// How many counts were lost, by where.
+    #[must_use]
+    pub fn lost(&self, what: Lost) -> u64 {
+        let first = what.index() * self.cpus;
+        (first..first + self.cpus)
+            .filter_map(|index| self.lost.read(index))
+            .sum()
+    }
+
+    /// Tells the TC programs whether `handle_frame` counts what is delivered.
+    pub fn set_handler_attached(&self, attached: bool) {
+        self.change_settings(|settings| settings.handler_attached = u32::from(attached));
+    }
+
+    /// Tells `frame_free` where macvlan's handler is.
+    pub fn set_handler_range(&self, range: Range) {
+        self.change_settings(|settings| settings.handler = range);
+    }
+
+    fn change_settings(&self, change: impl FnOnce(&mut Settings)) {
+        if let Some(mut settings) = self.settings.read(0) {
+            change(&mut settings);
+            self.settings.write(0, settings);
+        }
+    }
+}
+
+/// The second of the clock that the programs use (`bpf_ktime_get_ns`).
+#[must_use]
+pub fn monotonic_second() -> u32 {
+    pending::second_of(monotonic_nanoseconds())
+}
+
+/// The same in nanoseconds.
+#[must_use]
+pub fn monotonic_nanoseconds() -> u64 {
+    let time = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |time| time.tv_sec() * 1_000_000_000 + time.tv_nsec());
+    u64::try_from(time).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn totals_are_the_sum_of_cells_and_of_what_is_pending() {
+        let mut cell = Cell::EMPTY;
+        cell.counters[Counter::Attempts as usize] = 5;
+        pending::add(&mut cell.recent, 0, 2, 50);
+        let mut totals = Totals::ZERO;
+        totals.add(&cell, 51);
+        totals.add(&cell, 51);
+        assert_eq!((totals.at(Counter::Attempts, 0), totals.pending[0]), (10, 4));
+        let mut later = Totals::ZERO;
+        later.add(&cell, 54);
+        assert_eq!(later.pending[0], 0, "settled");
+    }
+}

@@ -1,0 +1,382 @@
+//! The object and the programs in it.
+//!
+//! The first instance serves the agent's own namespace and holds the programs that there is one of. Each other
+//! namespace with parents gets an instance of the two TC programs that knows the namespace's inode; all instances
+//! share their maps through a file system of their own that no path leads to.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    sync::Arc,
+};
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader,
+    maps::{Array, Map, MapData, MapError},
+    programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
+};
+use macvlan_agent_ebpf::abi::{Locations, label::Lost, limits};
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+
+use super::{
+    attach::HANDLER,
+    counts::Counts,
+    drop_reason::Symbols,
+    facts::Facts,
+    hooks::{Hook, NotAttached, Reason},
+};
+
+/// The object that `cargo xtask ebpf` built.
+pub static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/macvlan-agent.x86_64.bpfel.o"));
+
+/// Maps that all instances share.
+const SHARED: &[&str] = &[
+    "ADDRESSES",
+    "ASKS",
+    "AYA_LOGS",
+    "BLANK",
+    "COUNTS",
+    "CREDITS",
+    "DEVICES",
+    "ENTRIES",
+    "LAST_WARNING",
+    "LOCATIONS",
+    "LOST",
+    "PARENTS",
+    "REASONS",
+    "SETTINGS",
+    "SUB_INTERFACES",
+];
+
+/// Why the agent cannot run on this kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Not allowed to.
+    #[error(
+        "not permitted to load eBPF programs: run as root, or give CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN \
+         (CAP_SYS_ADMIN on kernels before 5.8)"
+    )]
+    NotPermitted,
+    /// The object does not load.
+    #[error("cannot load the eBPF object")]
+    Object(#[source] Box<EbpfError>),
+    /// A program does not load.
+    #[error("the kernel refused the program {program}")]
+    Program {
+        /// Which.
+        program: &'static str,
+        /// What the kernel said.
+        source: Box<ProgramError>,
+    },
+    /// A map is not as expected.
+    #[error("cannot use the map {map}")]
+    Map {
+        /// Which.
+        map: &'static str,
+        /// Why.
+        source: Box<MapError>,
+    },
+    /// A map cannot be mapped into memory.
+    #[error("cannot map the counts into memory")]
+    Pages(#[source] io::Error),
+    /// The object has no such part: it was built from other sources.
+    #[error("the eBPF object has no {0}: build it anew with `cargo xtask ebpf`")]
+    Missing(&'static str),
+    /// The number of CPUs is not known.
+    #[error("cannot tell how many CPUs are possible")]
+    Cpus(#[source] io::Error),
+}
+
+/// The programs and maps in the kernel.
+pub struct Kernel {
+    pub(super) core: Ebpf,
+    pub(super) others: BTreeMap<u32, Ebpf>,
+    own_netns: u32,
+    shared: Option<OwnedFd>,
+    pub(super) facts: Facts,
+    /// The maps by their names, for programs that aya does not load.
+    pub(super) maps: Vec<(String, OwnedFd)>,
+    cpus: u32,
+    counts: Arc<Counts>,
+}
+
+impl Kernel {
+    /// Loads the programs. `own_netns` is the inode of the calling thread's namespace.
+    pub fn load(own_netns: u32, facts: Facts) -> Result<Self, LoadError> {
+        // Before 5.11 maps are charged to the locked memory of the process.
+        if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
+            tracing::debug!(%error, "the limit of locked memory stays as it is");
+        }
+        let cpus = aya::util::nr_cpus().map_err(|(_, source)| LoadError::Cpus(source))?;
+        let cpus = u32::try_from(cpus).map_err(|_| LoadError::Cpus(io::ErrorKind::InvalidData.into()))?;
+        let shared = private_file_system()
+            .inspect_err(|error| tracing::info!(%error, "parents in other namespaces cannot be observed"))
+            .ok();
+        let mut core = instance(own_netns, cpus, Some(&facts), shared.as_ref())?;
+        load_classifiers(&mut core)?;
+        let counts = counts(&core, cpus)?;
+        let maps = map_descriptors(&core)?;
+        fill_drop_tables(&mut core, &facts)?;
+        let mut kernel = Self {
+            core,
+            others: BTreeMap::new(),
+            own_netns,
+            shared,
+            facts,
+            maps,
+            cpus,
+            counts: Arc::new(counts),
+        };
+        kernel.self_test();
+        Ok(kernel)
+    }
+
+    /// The counts.
+    #[must_use]
+    pub fn counts(&self) -> Arc<Counts> {
+        Arc::clone(&self.counts)
+    }
+
+    /// Why the kernel's fields cannot be read, if they cannot.
+    #[must_use]
+    pub fn unreadable(&self) -> Option<&NotAttached> {
+        self.facts.offsets.as_ref().err()
+    }
+
+    /// Whether a full broadcast queue shows in the parent's `rx_dropped` alone.
+    #[must_use]
+    pub fn queue_is_silent(&self) -> bool {
+        self.facts.drop_reasons.queue_is_silent
+    }
+
+    /// Tells `frame_free` where macvlan's handler is now, or that it is nowhere.
+    pub fn locate_handler(&self) {
+        let symbols = Symbols::read(&[HANDLER]).unwrap_or_default();
+        self.counts
+            .set_handler_range(symbols.range(HANDLER).unwrap_or_default());
+    }
+
+    /// The instance that serves a namespace, loaded when it is first asked for.
+    pub(super) fn instance_of(&mut self, netns: u32) -> Result<&mut Ebpf, LoadError> {
+        if netns == self.own_netns {
+            return Ok(&mut self.core);
+        }
+        if !self.others.contains_key(&netns) {
+            let shared = self.shared.as_ref().ok_or(LoadError::NotPermitted)?;
+            let mut fresh = instance(netns, self.cpus, None, Some(shared))?;
+            load_classifiers(&mut fresh)?;
+            self.others.insert(netns, fresh);
+        }
+        self.others.get_mut(&netns).ok_or(LoadError::NotPermitted)
+    }
+
+    /// Unloads the instance of a namespace that has no parents any more.
+    pub(super) fn forget_instance(&mut self, netns: u32) {
+        self.others.remove(&netns);
+    }
+
+    /// Reads what the programs log.
+    pub fn logger(&mut self) -> Result<aya_log::EbpfLogger<&'static dyn log::Log>, aya_log::Error> {
+        aya_log::EbpfLogger::init(&mut self.core)
+    }
+
+    /// Runs the self-test; on failure the hooks that read the kernel's fields are off.
+    fn self_test(&mut self) {
+        if self.facts.offsets.is_err() {
+            return;
+        }
+        if let Err(detail) = run_self_test(&mut self.core) {
+            self.facts.offsets = Err(NotAttached::new(Reason::SelfTestFailed, detail));
+        }
+    }
+}
+
+/// A BPF file system that is mounted nowhere: maps stand in it by name, and it goes with us.
+fn private_file_system() -> io::Result<OwnedFd> {
+    use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+    let context = fsopen("bpf", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(&context)?;
+    Ok(fsmount(
+        &context,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::empty(),
+    )?)
+}
+
+fn instance(netns: u32, cpus: u32, facts: Option<&Facts>, shared: Option<&OwnedFd>) -> Result<Ebpf, LoadError> {
+    let realtime = u32::from(fs::read_to_string("/sys/kernel/realtime").is_ok_and(|text| text.trim() == "1"));
+    let lost = u32::try_from(Lost::ALL.len()).unwrap_or(u32::MAX);
+    let says_reason = u32::from(facts.is_some_and(|facts| facts.drop_reasons.says_reason));
+    let unsent = u32::from(facts.is_some_and(|facts| facts.unsent_is_uncounted));
+    let mut loader = EbpfLoader::new();
+    loader
+        .btf(None)
+        .override_global("NETNS", &netns, true)
+        .override_global("CPUS", &cpus, true)
+        .override_global("REALTIME", &realtime, true)
+        .override_global("SAYS_REASON", &says_reason, true)
+        .override_global("UNSENT_UNCOUNTED", &unsent, true)
+        .map_max_entries("COUNTS", limits::SLOTS * cpus)
+        .map_max_entries("LOST", lost * cpus);
+    if let Some(Ok(offsets)) = facts.map(|facts| &facts.offsets) {
+        loader.override_global("OFFSETS", offsets, true);
+    }
+    if let Some(directory) = shared {
+        for name in SHARED {
+            loader.map_pin_path(
+                name,
+                std::path::PathBuf::from(format!("/proc/self/fd/{}/{name}", directory.as_raw_fd())),
+            );
+        }
+    }
+    loader.load(OBJECT).map_err(|error| {
+        if is_denied(&error) {
+            LoadError::NotPermitted
+        } else {
+            LoadError::Object(Box::new(error))
+        }
+    })
+}
+
+fn load_classifiers(instance: &mut Ebpf) -> Result<(), LoadError> {
+    for hook in [Hook::ParentIngress, Hook::ParentEgress] {
+        classifier(instance, hook.name())?
+            .load()
+            .map_err(|error| refused(hook.name(), error))?;
+    }
+    Ok(())
+}
+
+pub(super) fn refused(program: &'static str, error: ProgramError) -> LoadError {
+    if is_denied(&error) {
+        LoadError::NotPermitted
+    } else {
+        LoadError::Program {
+            program,
+            source: Box::new(error),
+        }
+    }
+}
+
+/// The TC program of that name.
+pub(super) fn classifier<'a>(instance: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, LoadError> {
+    instance
+        .program_mut(name)
+        .and_then(|program| program.try_into().ok())
+        .ok_or(LoadError::Missing(name))
+}
+
+fn counts(core: &Ebpf, cpus: u32) -> Result<Counts, LoadError> {
+    let data = |name: &'static str| match core.map(name) {
+        Some(Map::Array(data)) => Ok(data),
+        _ => Err(LoadError::Missing(name)),
+    };
+    let fd = |data: &'_ MapData| data.fd().as_fd().try_clone_to_owned().map_err(LoadError::Pages);
+    let (cells, lost, settings) = (fd(data("COUNTS")?)?, fd(data("LOST")?)?, fd(data("SETTINGS")?)?);
+    Counts::map(cells, lost, settings, limits::SLOTS as usize, cpus as usize).map_err(LoadError::Pages)
+}
+
+/// Tells `frame_free` what reasons and places mean in this kernel.
+fn fill_drop_tables(core: &mut Ebpf, facts: &Facts) -> Result<(), LoadError> {
+    let map_error = |map: &'static str| {
+        move |source| LoadError::Map {
+            map,
+            source: Box::new(source),
+        }
+    };
+    let reasons = core.map_mut("REASONS").ok_or(LoadError::Missing("REASONS"))?;
+    let mut reasons: Array<_, u32> = Array::try_from(reasons).map_err(map_error("REASONS"))?;
+    for (number, cause) in &facts.drop_reasons.causes {
+        if *number < limits::REASONS {
+            reasons.set(*number, *cause as u32, 0).map_err(map_error("REASONS"))?;
+        }
+    }
+    let locations = core.map_mut("LOCATIONS").ok_or(LoadError::Missing("LOCATIONS"))?;
+    let mut locations: Array<_, Locations> = Array::try_from(locations).map_err(map_error("LOCATIONS"))?;
+    let known = facts.drop_reasons.locations(&facts.symbols);
+    locations.set(0, known, 0).map_err(map_error("LOCATIONS"))
+}
+
+/// The maps of an instance: a program that is loaded by other means shares them.
+fn map_descriptors(core: &Ebpf) -> Result<Vec<(String, OwnedFd)>, LoadError> {
+    let descriptors = core.maps().filter_map(|(name, map)| {
+        let data: &MapData = match map {
+            Map::Array(data)
+            | Map::HashMap(data)
+            | Map::LruHashMap(data)
+            | Map::PerCpuArray(data)
+            | Map::PerCpuLruHashMap(data)
+            | Map::RingBuf(data) => data,
+            _ => return None,
+        };
+        let descriptor = data.fd().as_fd().try_clone_to_owned().map_err(LoadError::Pages);
+        Some(descriptor.map(|descriptor| (name.to_owned(), descriptor)))
+    });
+    descriptors.collect()
+}
+
+/// Lets the kernel run `self_test` on a frame of known content and says what it read wrong.
+fn run_self_test(core: &mut Ebpf) -> Result<(), String> {
+    let program = classifier(core, "self_test").map_err(|error| error.to_string())?;
+    program
+        .load()
+        .map_err(|error| format!("the kernel refused the self-test: {}", chain(&error)))?;
+    let mut frame = [0_u8; 64];
+    for (byte, index) in frame.iter_mut().zip(1_u8..=6) {
+        *byte = index;
+    }
+    for (byte, index) in frame.iter_mut().skip(6).zip(0x11_u8..=0x16) {
+        *byte = index;
+    }
+    let options = TestRunOptions {
+        data_in: Some(&frame),
+        ..TestRunOptions::default()
+    };
+    let result = program
+        .test_run(options)
+        .map_err(|error| format!("the self-test did not run: {}", chain(&error)))?;
+    match result.return_value {
+        0 => Ok(()),
+        1 => Err("the self-test could not read a field of the kernel's".to_owned()),
+        2 => Err("the self-test read another interface index than the frame's".to_owned()),
+        3 => Err("the self-test read another length than the frame's".to_owned()),
+        4 => Err("the self-test read another Ethernet header than the frame's".to_owned()),
+        5 => Err("the self-test read another namespace than its own".to_owned()),
+        other => Err(format!("the self-test returned {other}")),
+    }
+}
+
+/// An error with what led to it, in one line.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        let line = next.to_string();
+        if !text.contains(&line) {
+            text.push_str(": ");
+            text.push_str(&line);
+        }
+        cause = next.source();
+    }
+    text
+}
+
+/// The system's error behind another one.
+pub(super) fn os_error(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let mut cause = Some(error);
+    while let Some(next) = cause {
+        if let Some(code) = next.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+            return Some(code);
+        }
+        cause = next.source();
+    }
+    None
+}
+
+/// Whether rights are missing. Not EACCES: that is how the verifier refuses a program.
+pub(super) fn is_denied(error: &(dyn std::error::Error + 'static)) -> bool {
+    os_error(error) == Some(libc::EPERM)
+}

@@ -1,0 +1,17 @@
+//! The kernel side as user space sees it: what this kernel can do, the programs and their hooks, the maps.
+//!
+//! Names aya and BPF; knows nothing of namespaces' names, metrics or HTTP.
+
+pub mod attach;
+pub mod btf;
+pub mod clsact;
+pub mod counts;
+pub mod directory;
+pub mod drop_reason;
+pub mod facts;
+pub mod hooks;
+pub mod load;
+pub mod module_events;
+pub mod offsets;
+pub mod support;
+pub mod tracing_link;

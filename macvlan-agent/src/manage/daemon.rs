@@ -1,0 +1,384 @@
+//! The part of the daemon that keeps interfaces as they were asked for: on each change that netlink tells of, on a
+//! regular look, on a new configuration, on request.
+
+use std::{
+    fs, io,
+    os::fd::AsRawFd as _,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::{Notify, watch},
+    task::spawn_blocking,
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
+
+use super::{
+    apply::{Desired, Outcome, Survey, reconcile},
+    operation::{self, Finished, How, OperationError, Report},
+    places::containers,
+    plan::{State, Tally},
+    record::{Spec, Store},
+    view::tally,
+};
+use crate::{
+    config::{
+        file::Config,
+        load::{self, Loaded},
+    },
+    output::visible,
+    owners::Sources,
+    resolve::ContainerPlace,
+    topology::{inventory::Inventory, netlink::Socket},
+};
+
+/// How often is looked although nothing was heard.
+const REGULARLY: Duration = Duration::from_secs(30);
+
+/// How often is looked while something is missing that may come.
+const IMPATIENTLY: Duration = Duration::from_secs(1);
+
+/// How long changes are gathered before they are looked at.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// Between two looks at least this time passes, however much changes.
+const REST: Duration = Duration::from_millis(500);
+
+/// Hears how things are, for the metrics.
+pub trait Listener: Send + Sync {
+    /// How many are how.
+    fn managed(&self, tally: Tally);
+    /// A configuration was read, or could not be.
+    fn reloaded(&self, good: bool);
+    /// A new configuration holds.
+    fn configured(&self, config: &Config);
+}
+
+impl Survey for Manager {
+    fn inventory(&self) -> Inventory {
+        Inventory::clone(&self.inventory.borrow())
+    }
+
+    fn containers(&self) -> Result<Vec<ContainerPlace>, String> {
+        containers(&self.sources)
+    }
+}
+
+/// Keeps things as they were asked for.
+pub struct Manager {
+    state_dir: PathBuf,
+    config_file: Option<PathBuf>,
+    /// What the configuration asks for. Its lock is held while anything is changed.
+    base: Mutex<Desired>,
+    inventory: watch::Receiver<Arc<Inventory>>,
+    sources: Sources,
+    again: Notify,
+    listener: Box<dyn Listener>,
+}
+
+impl Manager {
+    /// One with a configuration, or none.
+    #[must_use]
+    pub fn new(
+        state_dir: PathBuf,
+        config: Option<(PathBuf, &Config)>,
+        inventory: watch::Receiver<Arc<Inventory>>,
+        sources: Sources,
+        listener: Box<dyn Listener>,
+    ) -> Self {
+        let base = config.as_ref().map(|(_, config)| operation::desired(config, true));
+        if let Some((_, config)) = &config {
+            listener.configured(config);
+        }
+        listener.reloaded(true);
+        listener.managed(Tally::default());
+        Self {
+            state_dir,
+            config_file: config.map(|(file, _)| file),
+            base: Mutex::new(base.unwrap_or_default()),
+            inventory,
+            sources,
+            again: Notify::new(),
+            listener,
+        }
+    }
+
+    fn base(&self) -> MutexGuard<'_, Desired> {
+        // What a panic left is still what the configuration asks for.
+        self.base.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes or changes a sub-interface or shim.
+    pub async fn put(self: &Arc<Self>, spec: Spec, how: How) -> Result<Report> {
+        self.change(move |manager, store, base| operation::put(store, base, &spec, how, manager))
+            .await
+    }
+
+    /// Removes one.
+    pub async fn remove(self: &Arc<Self>, id: String) -> Result<Report> {
+        self.change(move |manager, store, base| operation::remove(store, base, &id, manager))
+            .await
+    }
+
+    /// Keeps a shim.
+    pub async fn confirm(self: &Arc<Self>, id: String) -> Result<Report> {
+        let manager = Arc::clone(self);
+        spawn_blocking(move || {
+            let _base = manager.base();
+            operation::confirm(&mut Store::open(&manager.state_dir)?, &id)
+        })
+        .await??;
+        Ok(Report::default())
+    }
+
+    /// Applies the configuration in `file`: the agent's own anew, or once that of an agent that has none.
+    pub async fn apply(self: &Arc<Self>, file: PathBuf, prune: bool) -> Result<Report> {
+        if let Some(own) = &self.config_file {
+            if fs::canonicalize(own).ok() != fs::canonicalize(&file).ok() {
+                let own = own.display();
+                return Err(OperationError::Refused(format!(
+                    "the agent that runs (pid {}) keeps to {own}: change that file and apply it, or stop the agent",
+                    std::process::id()
+                ))
+                .into());
+            }
+            return self.reload().await;
+        }
+        let loaded = load::read(&file)?;
+        self.change(move |manager, store, _| operation::apply(store, &loaded, prune, manager))
+            .await
+    }
+
+    async fn change(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self, &mut Store, &Desired) -> Result<Finished, OperationError> + Send + 'static,
+    ) -> Result<Report> {
+        let manager = Arc::clone(self);
+        let finished = spawn_blocking(move || {
+            let base = manager.base();
+            let mut store = Store::open(&manager.state_dir)?;
+            work(&manager, &mut store, &base)
+        })
+        .await??;
+        log(&finished.outcome);
+        self.again.notify_one();
+        spawn_blocking(move || finished.outcome.announce());
+        Ok(finished.report)
+    }
+
+    /// Reads the configuration anew. A bad one leaves everything as it is.
+    pub async fn reload(self: &Arc<Self>) -> Result<Report> {
+        let result = self.try_reload().await;
+        self.listener.reloaded(result.is_ok());
+        match &result {
+            Ok(_) => tracing::info!("the configuration was read anew"),
+            Err(error) => {
+                let error = format!("{error:#}");
+                tracing::error!(%error, "the configuration was not taken; the former one holds");
+            }
+        }
+        result
+    }
+
+    async fn try_reload(self: &Arc<Self>) -> Result<Report> {
+        let Some(file) = self.config_file.clone() else {
+            return Err(OperationError::Refused(
+                "this agent has no configuration: start it with --config.file".to_owned(),
+            )
+            .into());
+        };
+        let manager = Arc::clone(self);
+        let finished = spawn_blocking(move || -> Result<Finished> {
+            let loaded = load::read(&file)?;
+            let mut base = manager.base();
+            let mut store = Store::open(&manager.state_dir)?;
+            let finished = operation::apply(&mut store, &loaded, true, &*manager)?;
+            *base = operation::desired(&loaded.config, true);
+            manager.listener.configured(&loaded.config);
+            Ok(finished)
+        })
+        .await??;
+        log(&finished.outcome);
+        self.listener.managed(tally(&finished.outcome));
+        spawn_blocking(move || finished.outcome.announce());
+        self.again.notify_one();
+        Ok(finished.report)
+    }
+
+    /// One look. Tells whether something is missing that may come.
+    fn look(&self) -> Result<Option<Outcome>> {
+        let base = self.base();
+        // Without anything to manage not even the directory is made.
+        let record = operation::peek(&self.state_dir)?;
+        if base.specs.is_empty() && record.entries.is_empty() && record.parents.is_empty() {
+            return Ok(None);
+        }
+        let mut store = Store::open(&self.state_dir)?;
+        let desired = base.clone().with_commands(&store.record);
+        Ok(Some(reconcile(&mut store, &desired, self)?))
+    }
+
+    /// Keeps things so until `stop` ends.
+    pub async fn run(self: Arc<Self>, stop: impl Future<Output = ()>) {
+        let events = Events::open()
+            .inspect_err(|error| tracing::warn!(%error, "changes of interfaces are seen at a regular look only"))
+            .ok();
+        let mut inventory = self.inventory.clone();
+        let mut tick = interval(REGULARLY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tokio::pin!(stop);
+        let mut pending = false;
+        let mut said = String::new();
+        loop {
+            let impatient = sleep_until(Instant::now() + IMPATIENTLY);
+            tokio::select! {
+                () = &mut stop => return,
+                _ = tick.tick() => {}
+                () = impatient, if pending => {}
+                () = self.again.notified() => {}
+                _ = inventory.changed() => {}
+                () = heard(events.as_ref()) => {}
+            }
+            tokio::time::sleep(GATHER).await;
+            if let Some(events) = &events {
+                events.forget();
+            }
+            inventory.mark_unchanged();
+            let manager = Arc::clone(&self);
+            let outcome = match spawn_blocking(move || manager.look()).await {
+                Ok(Ok(outcome)) => outcome.unwrap_or_default(),
+                Ok(Err(error)) => {
+                    say_once(&mut said, format!("{error:#}"));
+                    continue;
+                }
+                Err(error) => {
+                    say_once(&mut said, error.to_string());
+                    continue;
+                }
+            };
+            log(&outcome);
+            say_states(&mut said, &outcome);
+            self.listener.managed(tally(&outcome));
+            pending = outcome.items.iter().any(|item| matches!(item.state, State::Pending(_)));
+            let changed = outcome.changes();
+            spawn_blocking(move || outcome.announce());
+            // What was just changed is heard of as well: no need to look at once.
+            tokio::time::sleep(if changed { REST } else { REST / 2 }).await;
+        }
+    }
+}
+
+/// Says something unless it was the last thing said.
+fn say_once(said: &mut String, error: String) {
+    if *said != error {
+        tracing::error!(error, "the interfaces cannot be managed");
+        *said = error;
+    }
+}
+
+/// Says what is not as it should be, when that changes.
+fn say_states(said: &mut String, outcome: &Outcome) {
+    let line = |item: &super::apply::Done| {
+        let reason = item.state.reason()?;
+        Some(format!("{} is {}: {reason}", item.label, item.state.word()))
+    };
+    let now: Vec<String> = outcome
+        .items
+        .iter()
+        .filter_map(line)
+        .chain(outcome.failures.clone())
+        .collect();
+    let now = now.join("\n");
+    if *said != now {
+        for line in now.lines().filter(|line| !said.lines().any(|old| old == *line)) {
+            tracing::warn!("{}", visible(line));
+        }
+        *said = now;
+    }
+}
+
+/// What was done goes to the log, as what it was.
+fn log(outcome: &Outcome) {
+    for (name, because) in &outcome.removed {
+        tracing::info!(interface = visible(name), because, "removed");
+    }
+    for line in &outcome.parents {
+        tracing::info!("{}", visible(line));
+    }
+    for item in outcome.items.iter().filter(|item| item.state.reason().is_none()) {
+        let interface = visible(&item.label);
+        if let Some(found) = &item.found {
+            tracing::warn!(interface, found = visible(found), "repaired");
+        }
+        for step in &item.steps {
+            tracing::info!(interface, step = visible(&step.to_string()), "changed");
+        }
+    }
+}
+
+/// Tells of changes in all namespaces that have an id in the agent's own.
+struct Events(AsyncFd<Socket>);
+
+impl Events {
+    fn open() -> io::Result<Self> {
+        // RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_NSID
+        let socket = Socket::open(&[1, 5, 9, 28])?;
+        let on: libc::c_int = 1;
+        let length = u32::try_from(size_of_val(&on)).unwrap_or_default();
+        // SAFETY: the descriptor is open, and `on` is alive during the call with the length that is given.
+        let result = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_NETLINK,
+                libc::NETLINK_LISTEN_ALL_NSID,
+                (&raw const on).cast(),
+                length,
+            )
+        };
+        if result < 0 {
+            tracing::info!(
+                "changes in other namespaces are seen when the inventory tells of them, or at a regular look: \
+                 hearing them at once needs CAP_NET_BROADCAST"
+            );
+        }
+        // SAFETY: a `Socket` owns its descriptor, never gives another one, and closes it only when dropped.
+        Ok(Self(unsafe {
+            AsyncFd::register_with_interest(socket, Interest::READABLE)
+        }?))
+    }
+
+    /// Takes out what was heard: that something changed is all that matters.
+    fn forget(&self) {
+        let mut buffer = vec![0; crate::topology::netlink::DATAGRAM];
+        loop {
+            match self.0.get_ref().receive(&mut buffer) {
+                Ok(_) => {}
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// Waits for the next change.
+async fn heard(events: Option<&Events>) {
+    match events {
+        Some(Events(socket)) => match socket.readable().await {
+            Ok(mut guard) => guard.clear_ready(),
+            Err(_) => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}
+
+/// Reads the configuration that the agent is started with.
+pub fn start_configuration(file: Option<&Path>) -> Result<Option<(PathBuf, Loaded)>> {
+    let Some(file) = file else { return Ok(None) };
+    let loaded = load::read(file)?;
+    let file = std::path::absolute(file).context("cannot tell where the configuration is")?;
+    Ok(Some((file, loaded)))
+}

@@ -1,0 +1,140 @@
+//! The inventory that follows from what the tracker holds.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use super::{Link, Space, Tracker};
+use crate::topology::{
+    inventory::{Inventory, Parent, SubInterface},
+    link::{LinkKey, LinkMessage},
+};
+
+/// `IF_OPER_DOWN` and `IF_OPER_LOWERLAYERDOWN` of `linux/if.h`.
+const OPER_DOWN: u8 = 2;
+const OPER_LOWER_LAYER_DOWN: u8 = 3;
+
+impl Tracker {
+    /// What there is now. `complete` and `unreadable` are the watcher's to say.
+    pub(in crate::topology) fn inventory(&self) -> Inventory {
+        let mut inventory = Inventory {
+            netlink_resyncs: self.resyncs,
+            ..Inventory::default()
+        };
+        for (&netns, space) in &self.spaces {
+            for link in space.links.values() {
+                let Some(sub) = self.sub_interface(netns, space, link) else {
+                    continue;
+                };
+                let Some(home) = self.spaces.get(&sub.parent.netns) else {
+                    continue;
+                };
+                let Some(parent) = home.links.get(&sub.parent.ifindex) else {
+                    continue;
+                };
+                let parent = inventory
+                    .parents
+                    .entry(sub.parent)
+                    .or_insert_with_key(|&key| self.parent(key, home, &parent.facts));
+                if !self.queues.contains_key(&sub.parent) {
+                    let asked = link.facts.macvlan.as_ref().and_then(|macvlan| macvlan.queue_asked);
+                    parent.broadcast_queue_limit = parent.broadcast_queue_limit.max(asked);
+                }
+                inventory.sub_interfaces.insert(sub.id, sub);
+            }
+        }
+        for netns in inventory.parents.keys().map(|key| key.netns) {
+            inventory.host_ipv4.entry(netns).or_insert_with(|| {
+                let addresses = self
+                    .spaces
+                    .get(&netns)
+                    .into_iter()
+                    .flat_map(|space| space.addresses.values());
+                let ips = addresses
+                    .flat_map(BTreeMap::keys)
+                    .filter_map(|address| match address.ip {
+                        IpAddr::V4(ip) if !ip.is_loopback() => Some(ip),
+                        _ => None,
+                    });
+                ips.collect()
+            });
+        }
+        inventory
+    }
+
+    /// The MACs of a link and of all that stand on it.
+    pub(in crate::topology) fn macs_on(&self, parent: LinkKey) -> BTreeSet<[u8; 6]> {
+        let mut macs = BTreeSet::new();
+        for (&netns, space) in &self.spaces {
+            let counts = |link: &&Link| {
+                let key = LinkKey {
+                    netns,
+                    ifindex: link.facts.ifindex,
+                };
+                key == parent || self.parent_of(netns, &link.facts) == Some(parent)
+            };
+            macs.extend(space.links.values().filter(counts).filter_map(|link| link.facts.mac));
+        }
+        macs
+    }
+
+    fn sub_interface(&self, netns: u32, space: &Space, link: &Link) -> Option<SubInterface> {
+        let facts = &link.facts;
+        let macvlan = facts.macvlan.as_ref()?;
+        Some(SubInterface {
+            id: link.id?,
+            key: LinkKey {
+                netns,
+                ifindex: facts.ifindex,
+            },
+            parent: self.parent_of(netns, facts)?,
+            name: facts.name.clone(),
+            netns: space.label.clone(),
+            mac: facts.mac.unwrap_or_default(),
+            mode: macvlan.mode,
+            kind: macvlan.kind,
+            up: facts.up,
+            no_carrier: facts.up && matches!(facts.oper_state, OPER_DOWN | OPER_LOWER_LAYER_DOWN),
+            keeps_source: macvlan.keeps_source,
+            mtu: facts.mtu,
+            addresses: space.addresses_of(facts.ifindex),
+            born: link.born,
+        })
+    }
+
+    fn parent(&self, key: LinkKey, home: &Space, facts: &LinkMessage) -> Parent {
+        let name = facts.name.clone();
+        Parent {
+            key,
+            display: if key.netns == self.own {
+                name.clone()
+            } else {
+                format!("{}/{name}", home.label)
+            },
+            name,
+            netns: home.label.clone(),
+            mac: facts.mac.unwrap_or_default(),
+            up: facts.up,
+            mtu: facts.mtu,
+            promiscuity: facts.promiscuity,
+            kind: facts.kind.clone().unwrap_or_else(|| "physical".to_owned()),
+            broadcast_queue_limit: self.queues.get(&key).copied(),
+            addresses: home.addresses_of(key.ifindex),
+            unknown_macs: None,
+        }
+    }
+}
+
+impl Space {
+    fn addresses_of(&self, ifindex: u32) -> Vec<IpAddr> {
+        let ips: BTreeSet<IpAddr> = self
+            .addresses
+            .get(&ifindex)
+            .into_iter()
+            .flatten()
+            .map(|(address, _)| address.ip)
+            .collect();
+        ips.into_iter().collect()
+    }
+}

@@ -1,0 +1,110 @@
+//! Frames as fast as they go, for counts that must hold whatever the speed; and links that come and go meanwhile.
+
+use std::{
+    io::IoSlice,
+    os::fd::AsRawFd,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use nix::{
+    errno::Errno,
+    sys::socket::{LinkAddr, MsgFlags, MultiHeaders, sendmmsg},
+};
+
+use crate::{
+    lab::{Arrival, Lab, Mac, Mode},
+    netns::Namespace,
+    traffic::open,
+};
+
+/// Frames of one system call.
+const AT_ONCE: usize = 64;
+
+/// Sends `frames` over and over from `interface` until it has tried `count`, past its queueing discipline: that is
+/// where a sender of frames would be slowed down. What the device refuses is not sent again.
+pub fn flood(namespace: &Namespace, interface: &str, frames: &[Vec<u8>], count: u64) -> Result<()> {
+    namespace.run(|| {
+        let socket = open(interface)?;
+        bypass_queue(&socket)?;
+        let slices: Vec<[IoSlice<'_>; 1]> = frames
+            .iter()
+            .cycle()
+            .take(AT_ONCE * frames.len())
+            .map(|frame| [IoSlice::new(frame)])
+            .collect();
+        let mut headers = MultiHeaders::<LinkAddr>::preallocate(AT_ONCE, None);
+        let addresses = [None; AT_ONCE];
+        let (mut tried, mut at) = (0, 0);
+        while tried < count {
+            let wanted = usize::try_from(count - tried).map_or(AT_ONCE, |left| left.min(AT_ONCE));
+            let batch = &slices[at..(at + wanted).min(slices.len())];
+            let sent = match sendmmsg(
+                socket.as_raw_fd(),
+                &mut headers,
+                batch,
+                &addresses[..batch.len()],
+                [],
+                MsgFlags::empty(),
+            ) {
+                Ok(results) => results.count(),
+                // The next frame was refused: it counts as tried.
+                Err(Errno::ENOBUFS) => 1,
+                Err(error) => return Err(error).with_context(|| format!("could not send from {interface}")),
+            };
+            tried += sent as u64;
+            at = (at + sent) % slices.len();
+        }
+        Ok(())
+    })
+}
+
+/// `PACKET_QDISC_BYPASS`.
+fn bypass_queue(socket: &impl AsRawFd) -> Result<()> {
+    let on: libc::c_int = 1;
+    let length = libc::socklen_t::try_from(size_of_val(&on))?;
+    // SAFETY: the option's value is an int of `length` bytes that lives during the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_QDISC_BYPASS,
+            (&raw const on).cast(),
+            length,
+        )
+    };
+    if result != 0 {
+        return Err(std::io::Error::last_os_error()).context("the packet socket takes no bypass");
+    }
+    Ok(())
+}
+
+/// Makes, moves and deletes sub-interfaces with these MACs in turn, so many changes a second, until it is told to end;
+/// says how many there were.
+///
+/// # Panics
+/// When the kernel does not take a change.
+pub fn churn(lab: &Lab, macs: &[Mac], per_second: u32, end: &AtomicBool) -> u32 {
+    let [here, there] = ["churn1", "churn2"].map(|role| lab.namespace(role));
+    let (start, mut changes) = (Instant::now(), 0);
+    let mut pace = || {
+        changes += 1;
+        let due = start + Duration::from_secs(1) * changes / per_second;
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+    };
+    for (number, mac) in macs.iter().cycle().enumerate() {
+        if end.load(Ordering::Relaxed) {
+            break;
+        }
+        let mut sub = lab.add_in(&here, &format!("c{number}"), Mode::Bridge, *mac, Arrival::Directly);
+        pace();
+        sub.link.move_to(&there).unwrap_or_else(|error| panic!("{error:#}"));
+        sub.link.set_up(true).unwrap_or_else(|error| panic!("{error:#}"));
+        pace();
+        sub.link.delete().unwrap_or_else(|error| panic!("{error:#}"));
+        pace();
+    }
+    changes
+}

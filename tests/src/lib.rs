@@ -1,0 +1,24 @@
+//! What the tests and `macvlan-lab` stand on: namespaces and links of their own, frames sent by number, an agent as a
+//! child process, and what its scrape says.
+//!
+//! Everything is made without the `ip` tool, so that it works in a bare VM as well, and everything made is removed when
+//! it goes out of scope, on panic too. Nothing here knows the agent's code: only its public contract.
+
+pub mod agent;
+pub mod exposition;
+pub mod fleet;
+pub mod flood;
+pub mod lab;
+pub mod load;
+pub mod manage;
+pub mod model;
+pub mod module;
+pub mod moves;
+pub mod netns;
+pub mod panels;
+pub mod prometheus;
+pub mod rig;
+pub mod surroundings;
+pub mod tcp;
+pub mod tls;
+pub mod traffic;
