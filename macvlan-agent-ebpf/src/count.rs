@@ -190,6 +190,25 @@ pub(crate) fn attempted(slot: u32, direction: Direction) {
     }
 }
 
+/// Remembers that a sibling's frame for a sub-interface in bridge mode went to the wire: only then can it come back.
+#[inline(always)]
+pub(crate) fn sent_out(slot: u32) {
+    if let Some(attempted) = ATTEMPTED.get_ptr_mut(slot) {
+        // SAFETY: as in `attempted`.
+        unsafe { (*attempted).sent_out = now() };
+    }
+}
+
+/// Whether a frame from a sibling may have come back from the wire.
+#[inline(always)]
+pub(crate) fn was_sent_out(slot: u32) -> bool {
+    match ATTEMPTED.get_ptr_mut(slot) {
+        // SAFETY: the lookup succeeded; a word is read whole.
+        Some(attempted) => pending::is_pending(unsafe { (*attempted).sent_out }, now()),
+        None => false,
+    }
+}
+
 /// Whether a reflection may be that of a frame that is still pending.
 #[inline(always)]
 pub(crate) fn is_pending(slot: u32, direction: Direction) -> bool {

@@ -133,6 +133,7 @@ impl Keeper {
         self.inventory = inventory;
         let namespaces = &self.namespaces;
         self.directory.retain_namespaces(|netns| namespaces.contains(netns));
+        self.lives.retain_namespaces(|netns| namespaces.contains(netns));
         // Slots first: a sub-interface counts from its first frame.
         self.fill_tables();
         self.let_go();
@@ -151,13 +152,14 @@ impl Keeper {
         self.follow_counters();
         if self.lives.settle() {
             self.fill_tables();
+            self.let_go();
         }
         self.next_due()
     }
 
     fn fill_tables(&mut self) {
         let lives = &self.lives;
-        let wanted = wanted(&self.inventory, |id| lives.is_coming_up(id));
+        let wanted = wanted(&self.inventory, lives.lingering(), |id| lives.is_coming_up(id));
         if let Err(error) = self.directory.apply(&wanted, |id| lives.is_away(id)) {
             tracing::error!(error = %chain(&error), "the kernel's tables are not complete");
         }
@@ -285,14 +287,13 @@ impl Keeper {
     fn hooks(&self) -> Vec<HookState> {
         let mut hooks = Vec::new();
         for (key, attached) in &self.parents {
-            let parent = self
-                .inventory
-                .parents
-                .get(key)
-                .map_or(&attached.name, |parent| &parent.display);
+            // One that lingers is nobody's parent any more.
+            let Some(parent) = self.inventory.parents.get(key) else {
+                continue;
+            };
             hooks.extend(attached.programs.outcomes.iter().map(|(hook, outcome)| HookState {
                 hook: *hook,
-                parent: parent.clone(),
+                parent: parent.display.clone(),
                 outcome: outcome.clone(),
                 required: self.arguments.required(*hook),
             }));
@@ -324,12 +325,12 @@ impl Keeper {
         hooks
     }
 
-    /// Takes the programs off parents that are gone.
+    /// Takes the programs off parents that are gone, or have been without a sub-interface for a while.
     fn let_go(&mut self) {
         let gone: Vec<LinkKey> = self
             .parents
             .keys()
-            .filter(|key| !self.inventory.parents.contains_key(key))
+            .filter(|key| !self.inventory.parents.contains_key(key) && !self.lives.lingers(**key))
             .copied()
             .collect();
         for key in gone {

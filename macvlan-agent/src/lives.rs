@@ -1,11 +1,14 @@
 //! Who has just come, and who has just gone: what the inventory says a moment too early. Pure but for the clock.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     time::{Duration, Instant},
 };
 
-use crate::topology::inventory::Inventory;
+use crate::topology::{
+    inventory::{Inventory, Parent},
+    link::LinkKey,
+};
 
 /// One that leaves a namespace may appear in another this much later: it moved.
 const AWAY: Duration = Duration::from_secs(3);
@@ -14,11 +17,16 @@ const AWAY: Duration = Duration::from_secs(3);
 /// it is said to be. Frames for it before that are rare: nobody knows its MAC.
 const COMING_UP: Duration = Duration::from_secs(1);
 
-/// The first and the last moments of sub-interfaces.
+/// A parent that has lost its last sub-interface keeps its programs this much longer: when macvlan's module is replaced,
+/// or a container is started anew, the next one gets its first frames before user space hears of it.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// The first and the last moments of sub-interfaces, and the last of parents.
 #[derive(Default)]
 pub struct Lives {
     away: HashMap<u64, Instant>,
     coming_up: HashMap<u64, Instant>,
+    lingering: BTreeMap<LinkKey, (Instant, Parent)>,
 }
 
 impl Lives {
@@ -42,6 +50,27 @@ impl Lives {
             }
         }
         self.away.retain(|_, until| *until > now);
+        for (key, parent) in &before.parents {
+            self.lingering.insert(*key, (now + LINGER, parent.clone()));
+        }
+        self.lingering
+            .retain(|key, (until, _)| *until > now && !after.parents.contains_key(key));
+    }
+
+    /// Ends the lingering of parents whose namespace is gone.
+    pub fn retain_namespaces(&mut self, known: impl Fn(u32) -> bool) {
+        self.lingering.retain(|key, _| known(key.netns));
+    }
+
+    /// Parents that have no sub-interface any more, and keep their programs for a while.
+    pub fn lingering(&self) -> impl Iterator<Item = &Parent> {
+        self.lingering.values().map(|(_, parent)| parent)
+    }
+
+    /// Whether a parent is one of those.
+    #[must_use]
+    pub fn lingers(&self, key: LinkKey) -> bool {
+        self.lingering.contains_key(&key)
     }
 
     /// Whether one that is gone may come back.
@@ -59,16 +88,24 @@ impl Lives {
     /// Ends what is over; says whether anything is.
     pub fn settle(&mut self) -> bool {
         let now = Instant::now();
-        let before = self.coming_up.len() + self.away.len();
+        let all = |lives: &Self| lives.coming_up.len() + lives.away.len() + lives.lingering.len();
+        let before = all(self);
         self.coming_up.retain(|_, until| *until > now);
         self.away.retain(|_, until| *until > now);
-        self.coming_up.len() + self.away.len() < before
+        self.lingering.retain(|_, (until, _)| *until > now);
+        all(self) < before
     }
 
     /// When something is over next.
     #[must_use]
     pub fn next_due(&self) -> Option<Instant> {
-        self.coming_up.values().chain(self.away.values()).min().copied()
+        let lingering = self.lingering.values().map(|(until, _)| until);
+        self.coming_up
+            .values()
+            .chain(self.away.values())
+            .chain(lingering)
+            .min()
+            .copied()
     }
 }
 
@@ -122,6 +159,36 @@ mod tests {
         let mut lives = Lives::default();
         lives.follow(&Inventory::default(), &inventory(&[(1, false)]));
         assert!(!lives.is_coming_up(1));
+    }
+
+    #[test]
+    fn a_parent_lingers_when_its_last_sub_interface_goes_unless_its_namespace_goes_as_well() {
+        let key = LinkKey { netns: 1, ifindex: 2 };
+        let parent = Parent {
+            key,
+            name: "eth0".to_owned(),
+            netns: "host".to_owned(),
+            display: "eth0".to_owned(),
+            mac: [2, 0, 0, 0, 0, 9],
+            up: true,
+            mtu: 1500,
+            promiscuity: 0,
+            kind: "physical".to_owned(),
+            broadcast_queue_limit: None,
+            addresses: Vec::new(),
+            unknown_macs: None,
+        };
+        let mut with = inventory(&[(1, true)]);
+        with.parents.insert(key, parent);
+        let without = inventory(&[]);
+        let mut lives = Lives::default();
+        lives.follow(&with, &without);
+        assert!(lives.lingers(key));
+        lives.follow(&without, &with);
+        assert!(!lives.lingers(key), "it has one again");
+        lives.follow(&with, &without);
+        lives.retain_namespaces(|netns| netns != 1);
+        assert_eq!(lives.lingering().count(), 0);
     }
 
     #[test]

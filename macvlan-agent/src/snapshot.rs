@@ -124,9 +124,14 @@ fn device_flags(link: &SubInterface) -> u32 {
     tap | no_carrier
 }
 
-/// What the kernel's tables should hold for an inventory; `coming_up` says of whom to take that it is up already.
+/// What the kernel's tables should hold for an inventory and for parents that had a sub-interface until just now;
+/// `coming_up` says of whom to take that it is up already.
 #[must_use]
-pub fn wanted(inventory: &Inventory, coming_up: impl Fn(u64) -> bool) -> Wanted {
+pub fn wanted<'parent>(
+    inventory: &'parent Inventory,
+    lingering: impl Iterator<Item = &'parent Parent>,
+    coming_up: impl Fn(u64) -> bool,
+) -> Wanted {
     Wanted {
         sub_interfaces: inventory
             .sub_interfaces
@@ -148,6 +153,7 @@ pub fn wanted(inventory: &Inventory, coming_up: impl Fn(u64) -> bool) -> Wanted 
         parents: inventory
             .parents
             .values()
+            .chain(lingering)
             .map(|parent| WantedParent {
                 key: parent_key(parent.key),
                 mac: parent.mac,

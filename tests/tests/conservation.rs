@@ -27,6 +27,8 @@ const PASSERS_BY: [Mac; 3] = [
     Mac([0x02, 0x66, 0, 0, 0, 3]),
 ];
 const CHANGES_PER_SECOND: u32 = 20;
+/// It is made, moved, and deleted.
+const CHANGES_OF_ONE: u32 = 3;
 
 /// How many frames are sent.
 fn amount() -> u64 {
@@ -95,6 +97,8 @@ struct Bench {
     lab: Lab,
     children: Vec<SubInterface>,
     kernel: Kernel,
+    /// How many sub-interfaces of this parent went while frames were sent to them.
+    removals: u64,
 }
 
 impl Bench {
@@ -102,7 +106,12 @@ impl Bench {
         let lab = Lab::new(Place::Named, Upstream::Wire);
         let children: Vec<_> = modes.iter().map(|(name, mode)| lab.add(name, *mode)).collect();
         let kernel = Kernel::read(&lab, &children);
-        Self { lab, children, kernel }
+        Self {
+            lab,
+            children,
+            kernel,
+            removals: 0,
+        }
     }
 
     /// Reads both sides until nothing moves any more, and compares.
@@ -159,7 +168,17 @@ impl Bench {
                 0
             };
             let sent = kernel.transmitted + kernel.transmit_dropped;
-            same(&format!("{name} transmitted"), transmitted + dropped, sent);
+            // A frame that was looped to one that went while the frame was under way, before the agent had heard of it
+            // at all, looks like one that the switch has returned: at most one for each that went.
+            let under_way = sent.saturating_sub(transmitted + dropped);
+            let unproven = if child.mode == Mode::Bridge && under_way <= self.removals {
+                under_way
+            } else {
+                0
+            };
+            same(&format!("{name} transmitted"), transmitted + dropped + unproven, sent);
+            let error = after.sum("macvlan_accounting_error_skbs", &labels);
+            same(&format!("{name} accounting error"), whole(error), 0);
         }
         if sees_verdicts() {
             let handled = |label| of_parent("macvlan_parent_handled_frames_total", label);
@@ -181,7 +200,9 @@ fn increase(before: &Scrape, after: &Scrape, metric: &str, labels: &[(&str, &str
 }
 
 /// Sends everything at once; those that pass by come and go until the last frame is out.
-fn fire(senders: &[Sender<'_>], passing: &Lab) {
+///
+/// Says how many went.
+fn fire(senders: &[Sender<'_>], passing: &Lab) -> u64 {
     let end = AtomicBool::new(false);
     let total = amount();
     let changes = thread::scope(|scope| {
@@ -201,11 +222,12 @@ fn fire(senders: &[Sender<'_>], passing: &Lab) {
         churner.join().expect("the kernel takes the changes")
     });
     assert!(changes > 10, "only {changes} changes in {}", process::id());
+    u64::from(changes / CHANGES_OF_ONE)
 }
 
 #[test]
 fn counts_agree_with_the_kernels_under_fire() {
-    let mixed_modes = Bench::new(&[
+    let mut mixed_modes = Bench::new(&[
         ("bridge1", Mode::Bridge),
         ("bridge2", Mode::Bridge),
         ("bridge3", Mode::Bridge),
@@ -257,7 +279,11 @@ fn counts_agree_with_the_kernels_under_fire() {
             percent: 20,
         },
     ];
-    fire(&senders, lab);
+    let removals = fire(&senders, lab);
+    drop(senders);
+    if sees_verdicts() {
+        mixed_modes.removals = removals;
+    }
     for bench in [&mixed_modes, &passthru] {
         bench.compare(&agent, &before);
     }

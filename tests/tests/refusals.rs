@@ -2,7 +2,7 @@
 
 use macvlan_agent_tests::{
     lab::{Lab, Place, Upstream},
-    manage::{Desk, ip_text, picture},
+    manage::{Desk, ip_text, picture, try_ip},
     netns::Namespace,
 };
 
@@ -295,14 +295,14 @@ const COMMANDS: &[(&[&str], &[&str])] = &[
         &["add", "PARENT", "--parent", "PARENT", "--mode", "bridge"],
         &["the parent's own name"],
     ),
-    (&["add", "taken", "--parent", "PARENT", "--mode", "bridge"], &["taken"]),
+    (&["add", "TAKEN", "--parent", "PARENT", "--mode", "bridge"], &["TAKEN"]),
     (
         &["add", "INSIDE/m", "--parent", "ENSLAVED", "--mode", "bridge"],
         &["bridge"],
     ),
     (&["set", "INSIDE/m", "--mtu", "1400"], &["INSIDE/m"]),
     (&["del", "INSIDE/m"], &["INSIDE/m"]),
-    (&["del", "taken"], &["taken"]),
+    (&["del", "TAKEN"], &["TAKEN"]),
     (&["shim", "add", "lo"], &["loopback"]),
     (
         &["shim", "add", "PARENT", "--route", "0.0.0.0/0"],
@@ -320,22 +320,56 @@ const COMMANDS: &[(&[&str], &[&str])] = &[
     ),
 ];
 
+/// Somebody else's links: one that has a name already, its other end a port of a bridge.
+struct Strangers {
+    own: Namespace,
+    taken: String,
+    enslaved: String,
+    bridge: String,
+}
+
+impl Strangers {
+    fn new(own: &Namespace) -> Self {
+        let name = |role: &str| format!("mvt{}{role}", std::process::id());
+        let strangers = Self {
+            own: own.clone(),
+            taken: name("tk"),
+            enslaved: name("en"),
+            bridge: name("br"),
+        };
+        let Self {
+            taken,
+            enslaved,
+            bridge,
+            ..
+        } = &strangers;
+        let _ = ip_text(own, &["link", "add", taken, "type", "veth", "peer", "name", enslaved]);
+        let _ = ip_text(own, &["link", "add", bridge, "type", "bridge"]);
+        let _ = ip_text(own, &["link", "set", enslaved, "master", bridge]);
+        strangers
+    }
+}
+
+impl Drop for Strangers {
+    fn drop(&mut self) {
+        for name in [&self.taken, &self.bridge] {
+            // One that was not made yet cannot be removed.
+            let _ = try_ip(&self.own, &["link", "del", name]);
+        }
+    }
+}
+
 #[test]
 fn a_catalogue_of_bad_configurations_and_commands_changes_nothing() {
     let (lab, desk, own) = (Lab::new(Place::Own, Upstream::Wire), Desk::new(), Namespace::own());
     let inside = lab.namespace("inside");
-    // Somebody else's: what has the name, and a port of a bridge.
-    let _ = ip_text(
-        &own,
-        &["link", "add", "taken", "type", "veth", "peer", "name", "enslaved"],
-    );
-    let _ = ip_text(&own, &["link", "add", "abridge", "type", "bridge"]);
-    let _ = ip_text(&own, &["link", "set", "enslaved", "master", "abridge"]);
+    let strangers = Strangers::new(&own);
     let (parent, space) = (lab.parent.name.as_str(), inside.name().unwrap());
     let fill = |text: &str| {
         text.replace("PARENT", parent)
             .replace("INSIDE", space)
-            .replace("ENSLAVED", "enslaved")
+            .replace("TAKEN", &strangers.taken)
+            .replace("ENSLAVED", &strangers.enslaved)
     };
     let before = [picture(&own), picture(&inside)];
     let subs = SUB_INTERFACES.iter().map(|(lines, line, words)| {

@@ -155,8 +155,10 @@ pub struct AddressOwner {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Attempted {
-    /// Seconds of the monotonic clock, by [`super::Direction`]; the last one is not used.
-    pub seconds: [u32; 4],
+    /// Seconds of the monotonic clock, by [`super::Direction`].
+    pub seconds: [u32; 3],
+    /// The same for frames that siblings in bridge mode sent to the wire for it, because the kernel did not find it.
+    pub sent_out: u32,
 }
 
 /// An ARP request or neighbour solicitation that waits for its reply.

@@ -207,18 +207,26 @@ fn leave(returned: u64) -> Option<()> {
 }
 
 /// Unicast to a sub-interface is passed on to the parent's stack where the kernel has forgotten it because it is down
-/// (`macvlan_stop`), whatever user space has heard of that by now. Mode source is passed always.
+/// or going (`macvlan_stop`), whatever user space has heard of that by now. Mode source is passed always.
 #[inline(always)]
 fn passed(frame: &Handled, passthru: bool) -> Option<()> {
     if passthru || frame.header.is_multicast() {
         return None;
     }
     let known = count::sub_interface(addressee(frame, passthru));
-    let sender = count::sub_interface(SubInterfaceKey::new(frame.parent, frame.header.source));
-    // What a sibling sent was counted when it was sent out: the switch has returned it.
-    if known.is_known() && known.mode != Mode::Source as u8 && !bridged(sender.mode, known.mode) {
-        count::cell(known.slot)?.add(Counter::InterfaceDownFrames, frame.amount.frames);
+    if !known.is_known() || known.mode == Mode::Source as u8 {
+        return None;
     }
+    let sender = count::sub_interface(SubInterfaceKey::new(frame.parent, frame.header.source));
+    if bridged(sender.mode, known.mode) {
+        // What the switch has returned was counted when it was sent out. What was never sent out was looped, and its
+        // addressee went while it was under way.
+        if count::was_sent_out(known.slot) {
+            return None;
+        }
+        count::cell(sender.slot)?.pair(Counter::TransmittedSiblingFrames, frame.amount);
+    }
+    count::cell(known.slot)?.add(Counter::InterfaceDownFrames, frame.amount.frames);
     Some(())
 }
 
@@ -267,6 +275,11 @@ fn consumed(entry: &Entry, passthru: bool) -> Option<()> {
         return returned_to_sender(frame, passthru, entry.parent_mac);
     }
     let known = count::sub_interface(addressee(frame, passthru));
+    let sender = count::sub_interface(SubInterfaceKey::new(frame.parent, frame.header.source));
+    // The kernel found the addressee: a sibling's frame was looped, not returned by the switch.
+    if bridged(sender.mode, known.mode) && !passthru {
+        count::cell(sender.slot)?.pair(Counter::TransmittedSiblingFrames, frame.amount);
+    }
     match consumed_unicast(known) {
         Consumed::InterfaceDown => {
             count::cell(known.slot)?.add(Counter::InterfaceDownFrames, frame.amount.frames);

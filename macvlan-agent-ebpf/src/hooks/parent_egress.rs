@@ -63,6 +63,7 @@ fn count_frame(context: &TcContext, frame: &Frame) -> Option<()> {
     }
     if bridged(source.mode, addressee.mode) {
         // Sent out because the kernel forgets a sub-interface that is down, not because of the modes.
+        count::sent_out(addressee.slot);
         count::cell(addressee.slot)?.add(Counter::InterfaceDownFrames, frame.amount.frames);
     } else {
         count::attempted(source.slot, Direction::Sibling);

@@ -502,12 +502,7 @@ impl Directory {
             };
             if let Some(owner) = owner {
                 let oldest = monotonic_nanoseconds().saturating_sub(u64::from(limits::CREDIT_SECONDS) * 1_000_000_000);
-                owner.credits.extend(
-                    credits
-                        .iter()
-                        .filter(|credit| credit.since >= oldest)
-                        .map(|credit| credit.cell),
-                );
+                owner.credits.extend(recent_cells(&credits, oldest));
             }
         }
     }
@@ -523,6 +518,14 @@ impl Directory {
     pub fn parent(&mut self, key: ParentKey) -> Option<Sample> {
         self.parents.get_mut(&key).map(|owner| Sample::of(&self.counts, owner))
     }
+}
+
+/// The cells of a credit that began after `oldest`, of every CPU. Only the CPU whose frame made it says when that was;
+/// on the others it is zero, whatever they counted.
+fn recent_cells(credits: &[Credit], oldest: u64) -> impl Iterator<Item = Cell> {
+    let begun = credits.iter().map(|credit| credit.since).max().unwrap_or(0);
+    let recent = if begun >= oldest { credits } else { &[] };
+    recent.iter().map(|credit| credit.cell)
 }
 
 fn typed<T>(kernel: &mut Kernel, name: &'static str) -> Result<T, LoadError>
@@ -651,6 +654,22 @@ mod tests {
         };
         assert_eq!((tables.devices[&own].slot, tables.devices[&own].parent), (10, PARENT));
         assert_eq!(tables.parents[&PARENT].flags, PARENT_KEEPS_SOURCE);
+    }
+
+    #[test]
+    fn a_credit_is_that_of_all_cpus_and_as_old_as_its_first_frame() {
+        let credit = |since, frames| {
+            let mut cell = Cell::EMPTY;
+            cell.counters[Counter::DeliveredExternalFrames as usize] = frames;
+            Credit { since, cell }
+        };
+        let frames = |oldest| {
+            recent_cells(&[credit(0, 50), credit(100, 50)], oldest)
+                .map(|cell| cell.at(Counter::DeliveredExternalFrames, 0))
+                .sum::<u64>()
+        };
+        assert_eq!(frames(90), 100, "the second CPU found what the first had made");
+        assert_eq!(frames(101), 0, "too old");
     }
 
     #[test]
