@@ -17,7 +17,7 @@ use nix::{
 use crate::{
     lab::{Arrival, Lab, Mac, Mode},
     netns::Namespace,
-    traffic::open,
+    traffic::{open, switch_on},
 };
 
 /// Frames of one system call.
@@ -28,7 +28,7 @@ const AT_ONCE: usize = 64;
 pub fn flood(namespace: &Namespace, interface: &str, frames: &[Vec<u8>], count: u64) -> Result<()> {
     namespace.run(|| {
         let socket = open(interface)?;
-        bypass_queue(&socket)?;
+        switch_on(&socket, libc::PACKET_QDISC_BYPASS)?;
         let slices: Vec<[IoSlice<'_>; 1]> = frames
             .iter()
             .cycle()
@@ -59,26 +59,6 @@ pub fn flood(namespace: &Namespace, interface: &str, frames: &[Vec<u8>], count: 
         }
         Ok(())
     })
-}
-
-/// `PACKET_QDISC_BYPASS`.
-fn bypass_queue(socket: &impl AsRawFd) -> Result<()> {
-    let on: libc::c_int = 1;
-    let length = libc::socklen_t::try_from(size_of_val(&on))?;
-    // SAFETY: the option's value is an int of `length` bytes that lives during the call.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_PACKET,
-            libc::PACKET_QDISC_BYPASS,
-            (&raw const on).cast(),
-            length,
-        )
-    };
-    if result != 0 {
-        return Err(std::io::Error::last_os_error()).context("the packet socket takes no bypass");
-    }
-    Ok(())
 }
 
 /// Makes, moves and deletes sub-interfaces with these MACs in turn, so many changes a second, until it is told to end;

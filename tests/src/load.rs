@@ -152,7 +152,8 @@ impl Load {
             let socket = traffic::open(interface)?;
             let offload = matches!(self, Self::Gso(_));
             if offload {
-                take_offload_header(&socket)?;
+                // A `struct virtio_net_hdr` before each frame.
+                traffic::switch_on(&socket, libc::PACKET_VNET_HDR)?;
             }
             for number in 0..count {
                 for frame in self.frames(to, from, u16::try_from(number)?) {
@@ -190,26 +191,6 @@ fn offload_header() -> Vec<u8> {
         .chain(numbers.map(u16::to_ne_bytes))
         .flatten()
         .collect()
-}
-
-/// Lets a packet socket take `struct virtio_net_hdr` before each frame.
-fn take_offload_header(socket: &impl AsRawFd) -> Result<()> {
-    let on: libc::c_int = 1;
-    let length = libc::socklen_t::try_from(size_of_val(&on))?;
-    // SAFETY: the option's value is an int of `length` bytes that lives during the call.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_PACKET,
-            libc::PACKET_VNET_HDR,
-            (&raw const on).cast(),
-            length,
-        )
-    };
-    if result != 0 {
-        return Err(std::io::Error::last_os_error()).context("the packet socket takes no offload header");
-    }
-    Ok(())
 }
 
 #[cfg(test)]

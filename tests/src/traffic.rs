@@ -131,6 +131,27 @@ pub fn send(namespace: &Namespace, interface: &str, frame: &[u8], count: u32) ->
     })
 }
 
+/// Switches an option of a packet socket on, by its number (`packet(7)`).
+pub fn switch_on(socket: &impl AsRawFd, option: libc::c_int) -> Result<()> {
+    let on: libc::c_int = 1;
+    let length = libc::socklen_t::try_from(size_of_val(&on))?;
+    // SAFETY: the option's value is an int of `length` bytes that lives during the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            option,
+            (&raw const on).cast(),
+            length,
+        )
+    };
+    if result != 0 {
+        let error = std::io::Error::last_os_error();
+        return Err(error).with_context(|| format!("the packet socket does not take option {option}"));
+    }
+    Ok(())
+}
+
 /// Sends datagrams of UDP out of the stack of `namespace`, from one address to another; nobody waits for an answer.
 pub fn datagrams(
     namespace: &Namespace,
