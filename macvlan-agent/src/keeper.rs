@@ -160,7 +160,7 @@ impl Keeper {
     fn fill_tables(&mut self) {
         let lives = &self.lives;
         let wanted = wanted(&self.inventory, lives.lingering(), |id| lives.is_coming_up(id));
-        if let Err(error) = self.directory.apply(&wanted, |id| lives.is_away(id)) {
+        if let Err(error) = self.directory.apply(&self.kernel, &wanted, |id| lives.is_away(id)) {
             tracing::error!(error = %chain(&error), "the kernel's tables are not complete");
         }
     }

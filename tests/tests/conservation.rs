@@ -182,6 +182,14 @@ impl Bench {
         }
         if sees_verdicts() {
             let handled = |label| of_parent("macvlan_parent_handled_frames_total", label);
+            // Another user of kprobes may make the kernel leave some out; then the agent says so.
+            let missed = increase(
+                before,
+                after,
+                "macvlan_agent_hook_missed_total",
+                &[("hook", "handle_frame")],
+            );
+            same("missed", missed, 0);
             same("unknown", handled(("verdict", "unknown")), 0);
             same(
                 "handled",

@@ -3,12 +3,14 @@
 //! Every type is `repr(C)`, has no implicit padding, no `bool`, no `usize` and no reference, so that both compilers
 //! lay it out alike and any bytes are a valid value. Numbers are in host byte order, addresses in network order.
 
+pub mod change;
 pub mod counts;
 pub mod global;
 pub mod key;
 pub mod label;
 pub mod limits;
 
+pub use change::{Change, Table};
 pub use counts::{Cell, Counter, RECENT_RINGS, Recent};
 pub use global::{Location, Locations, NO_FIELD, Offsets, Range, Settings};
 pub use key::{
@@ -20,8 +22,8 @@ pub use label::{AskKind, Direction, Mode, Verdict};
 #[cfg(feature = "user")]
 mod pod {
     use super::{
-        AddressKey, AddressOwner, Ask, AskKey, Credit, DeviceEntry, ParentEntry, ParentKey, SlotEntry, SubInterfaceKey,
-        global,
+        AddressKey, AddressOwner, Ask, AskKey, Change, Credit, DeviceEntry, ParentEntry, ParentKey, SlotEntry,
+        SubInterfaceKey, global,
     };
 
     macro_rules! pod {
@@ -38,6 +40,7 @@ mod pod {
         AddressOwner,
         Ask,
         AskKey,
+        Change,
         Credit,
         DeviceEntry,
         ParentEntry,

@@ -5,3 +5,4 @@ pub(crate) mod handle_frame;
 pub(crate) mod parent_egress;
 mod parent_ingress;
 mod self_test;
+mod tables;

@@ -10,11 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::maps::{HashMap as BpfHashMap, Map, MapData, MapError, PerCpuHashMap};
+use aya::maps::{Map, MapData, MapError, PerCpuHashMap};
 use macvlan_agent_ebpf::{
     abi::{
-        AddressKey, AddressOwner, Cell, Counter, Credit, DeviceEntry, Direction, Mode, NO_SLOT, ParentEntry, ParentKey,
-        SlotEntry, SubInterfaceKey,
+        AddressKey, AddressOwner, Cell, Change, Counter, Credit, DeviceEntry, Direction, Mode, NO_SLOT, ParentEntry,
+        ParentKey, SlotEntry, SubInterfaceKey, Table,
         key::{PARENT_KEEPS_SOURCE, PARENT_PASSTHRU},
         limits,
     },
@@ -24,7 +24,7 @@ use macvlan_agent_ebpf::{
 
 use super::{
     counts::{Counts, Totals, monotonic_nanoseconds},
-    load::{Kernel, LoadError},
+    load::{ChangeError, Kernel, LoadError},
 };
 
 /// A slot that lost its owner waits this long, so that no program still writes it when it is emptied.
@@ -257,7 +257,7 @@ pub enum DirectoryError {
         /// Which.
         map: &'static str,
         /// Why.
-        source: Box<MapError>,
+        source: Box<ChangeError>,
     },
 }
 
@@ -271,7 +271,7 @@ pub struct Directory {
     tables: Tables,
     awaiting: Vec<(Instant, SubInterfaceKey, Awaiting)>,
     over_limit: usize,
-    maps: Maps,
+    credits: PerCpuHashMap<MapData, SubInterfaceKey, Credit>,
 }
 
 /// Whose credit is awaited.
@@ -281,25 +281,11 @@ enum Awaiting {
     Parent(ParentKey),
 }
 
-struct Maps {
-    sub_interfaces: BpfHashMap<MapData, SubInterfaceKey, SlotEntry>,
-    parents: BpfHashMap<MapData, ParentKey, ParentEntry>,
-    addresses: BpfHashMap<MapData, AddressKey, AddressOwner>,
-    devices: BpfHashMap<MapData, ParentKey, DeviceEntry>,
-    credits: PerCpuHashMap<MapData, SubInterfaceKey, Credit>,
-}
-
 impl Directory {
     /// An empty directory over the kernel's maps.
     pub fn new(kernel: &mut Kernel) -> Result<Self, LoadError> {
         let counts = kernel.counts();
-        let maps = Maps {
-            sub_interfaces: hash_map(kernel, "SUB_INTERFACES")?,
-            parents: hash_map(kernel, "PARENTS")?,
-            addresses: hash_map(kernel, "ADDRESSES")?,
-            devices: hash_map(kernel, "DEVICES")?,
-            credits: typed(kernel, "CREDITS")?,
-        };
+        let credits = typed(kernel, "CREDITS")?;
         let slots = u32::try_from(counts.slots()).unwrap_or(limits::SLOTS);
         Ok(Self {
             counts,
@@ -310,7 +296,7 @@ impl Directory {
             tables: Tables::default(),
             awaiting: Vec::new(),
             over_limit: 0,
-            maps,
+            credits,
         })
     }
 
@@ -335,7 +321,12 @@ impl Directory {
     }
 
     /// Brings slots and maps to what is wanted. Those who are away keep their slots: they may come back.
-    pub fn apply(&mut self, wanted: &Wanted, away: impl Fn(u64) -> bool) -> Result<(), DirectoryError> {
+    pub fn apply(
+        &mut self,
+        kernel: &Kernel,
+        wanted: &Wanted,
+        away: impl Fn(u64) -> bool,
+    ) -> Result<(), DirectoryError> {
         self.assign(wanted, away);
         let slots = self
             .sub_interfaces
@@ -344,7 +335,7 @@ impl Directory {
             .collect();
         let parent_slots = self.parents.iter().map(|(key, owner)| (*key, owner.slot)).collect();
         let tables = Tables::of(wanted, &slots, &parent_slots);
-        self.write(&tables)?;
+        self.write(kernel, &tables)?;
         self.await_credits(&tables, &slots);
         self.tables = tables;
         Ok(())
@@ -425,22 +416,14 @@ impl Directory {
     }
 
     /// Writes the differences.
-    fn write(&mut self, tables: &Tables) -> Result<(), DirectoryError> {
+    fn write(&self, kernel: &Kernel, tables: &Tables) -> Result<(), DirectoryError> {
         let before = &self.tables;
-        sync(
-            &mut self.maps.addresses,
-            "ADDRESSES",
-            &before.addresses,
-            &tables.addresses,
-        )?;
-        sync(&mut self.maps.devices, "DEVICES", &before.devices, &tables.devices)?;
-        sync(&mut self.maps.parents, "PARENTS", &before.parents, &tables.parents)?;
-        sync(
-            &mut self.maps.sub_interfaces,
-            "SUB_INTERFACES",
-            &before.sub_interfaces,
-            &tables.sub_interfaces,
-        )
+        let (addresses, devices) = ((Table::Addresses, "ADDRESSES"), (Table::Devices, "DEVICES"));
+        sync(kernel, addresses, &before.addresses, &tables.addresses)?;
+        sync(kernel, devices, &before.devices, &tables.devices)?;
+        let (parents, subs) = ((Table::Parents, "PARENTS"), (Table::SubInterfaces, "SUB_INTERFACES"));
+        sync(kernel, parents, &before.parents, &tables.parents)?;
+        sync(kernel, subs, &before.sub_interfaces, &tables.sub_interfaces)
     }
 
     /// Notes whose counts may have waited under a key that leads to a slot only now.
@@ -489,11 +472,11 @@ impl Directory {
             .partition(|(due, ..)| *due <= now);
         self.awaiting = later;
         let due: Vec<(Instant, SubInterfaceKey, Awaiting)> = due;
-        for (_, key, whose) in due {
-            let Ok(credits) = self.maps.credits.get(&key, 0) else {
+        for (written, key, whose) in due {
+            let Ok(credits) = self.credits.get(&key, 0) else {
                 continue;
             };
-            if self.maps.credits.remove(&key).is_err() {
+            if self.credits.remove(&key).is_err() {
                 continue;
             }
             let owner = match whose {
@@ -501,8 +484,13 @@ impl Directory {
                 Awaiting::Parent(key) => self.parents.get_mut(&key),
             };
             if let Some(owner) = owner {
-                let oldest = monotonic_nanoseconds().saturating_sub(u64::from(limits::CREDIT_SECONDS) * 1_000_000_000);
-                owner.credits.extend(recent_cells(&credits, oldest));
+                // Before it was known: since then we may have been busy.
+                let known = (now + CREDIT_DELAY).saturating_duration_since(written);
+                let oldest = known + Duration::from_secs(u64::from(limits::CREDIT_SECONDS));
+                let oldest = u64::try_from(oldest.as_nanos()).unwrap_or(u64::MAX);
+                owner
+                    .credits
+                    .extend(recent_cells(&credits, monotonic_nanoseconds().saturating_sub(oldest)));
             }
         }
     }
@@ -539,37 +527,22 @@ where
     })
 }
 
-fn hash_map<K: aya::Pod, V: aya::Pod>(
-    kernel: &mut Kernel,
-    name: &'static str,
-) -> Result<BpfHashMap<MapData, K, V>, LoadError> {
-    typed(kernel, name)
-}
-
+/// Brings a table from what it holds to what it should hold.
 fn sync<K: aya::Pod + Ord, V: aya::Pod + PartialEq>(
-    map: &mut BpfHashMap<MapData, K, V>,
-    name: &'static str,
+    kernel: &Kernel,
+    (table, name): (Table, &'static str),
     before: &BTreeMap<K, V>,
     after: &BTreeMap<K, V>,
 ) -> Result<(), DirectoryError> {
-    for key in before.keys().filter(|key| !after.contains_key(key)) {
-        match map.remove(key) {
-            Ok(()) | Err(MapError::KeyNotFound) => {}
-            Err(source) => {
-                return Err(DirectoryError::Entry {
-                    map: name,
-                    source: Box::new(source),
-                });
-            }
-        }
-    }
-    for (key, value) in after {
-        if before.get(key) != Some(value) {
-            map.insert(key, value, 0).map_err(|source| DirectoryError::Entry {
-                map: name,
-                source: Box::new(source),
-            })?;
-        }
+    let gone = before.keys().filter(|key| !after.contains_key(key));
+    let gone = gone.map(|key| Change::new(table, key, None::<&V>));
+    let new = after.iter().filter(|(key, value)| before.get(key) != Some(value));
+    let new = new.map(|(key, value)| Change::new(table, key, Some(value)));
+    for change in gone.chain(new) {
+        kernel.change(&change).map_err(|source| DirectoryError::Entry {
+            map: name,
+            source: Box::new(source),
+        })?;
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ use aya::{
     maps::{Array, Map, MapData, MapError},
     programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
 };
-use macvlan_agent_ebpf::abi::{Locations, label::Lost, limits};
+use macvlan_agent_ebpf::abi::{Change, Locations, label::Lost, limits};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
 use super::{
@@ -30,6 +30,9 @@ use super::{
 /// The object that `cargo xtask ebpf` built.
 pub static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/macvlan-agent.x86_64.bpfel.o"));
+
+/// The program that changes the tables.
+const TABLES: &str = "tables";
 
 /// Maps that all instances share.
 const SHARED: &[&str] = &[
@@ -89,6 +92,17 @@ pub enum LoadError {
     Cpus(#[source] io::Error),
 }
 
+/// Why a table was not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// The program that makes changes did not run.
+    #[error("the program that changes the tables did not run")]
+    NotRun(#[from] LoadError),
+    /// The table does not take the change.
+    #[error("the table does not take the entry")]
+    Refused(#[source] io::Error),
+}
+
 /// The programs and maps in the kernel.
 pub struct Kernel {
     pub(super) core: Ebpf,
@@ -116,6 +130,9 @@ impl Kernel {
             .ok();
         let mut core = instance(own_netns, cpus, Some(&facts), shared.as_ref())?;
         load_classifiers(&mut core)?;
+        classifier(&mut core, TABLES)?
+            .load()
+            .map_err(|error| refused(TABLES, error))?;
         let counts = counts(&core, cpus)?;
         let maps = map_descriptors(&core)?;
         fill_drop_tables(&mut core, &facts)?;
@@ -156,6 +173,25 @@ impl Kernel {
         let symbols = Symbols::read(&[HANDLER]).unwrap_or_default();
         self.counts
             .set_handler_range(symbols.range(HANDLER).unwrap_or_default());
+    }
+
+    /// Makes a change in the tables that frames are looked up in. To take out what is not there is no error.
+    pub fn change(&self, change: &Change) -> Result<(), ChangeError> {
+        let program: &SchedClassifier = self
+            .core
+            .program(TABLES)
+            .and_then(|program| program.try_into().ok())
+            .ok_or(LoadError::Missing(TABLES))?;
+        let options = TestRunOptions {
+            data_in: Some(change.bytes()),
+            ..TestRunOptions::default()
+        };
+        let result = program.test_run(options).map_err(|error| refused(TABLES, error))?;
+        let code = result.return_value.cast_signed();
+        if code == 0 || change.removes == 1 && code == -libc::ENOENT {
+            return Ok(());
+        }
+        Err(ChangeError::Refused(io::Error::from_raw_os_error(-code)))
     }
 
     /// The instance that serves a namespace, loaded when it is first asked for.

@@ -1,0 +1,114 @@
+//! A change of one of the tables that frames are looked up in, as user space hands it to the program that makes it.
+
+use super::{AddressKey, AddressOwner, DeviceEntry, ParentEntry, ParentKey, SlotEntry, SubInterfaceKey};
+
+/// Words of the largest key, and of the largest value.
+pub const WORDS: usize = 6;
+
+/// The tables.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table {
+    /// [`SubInterfaceKey`] to [`SlotEntry`].
+    SubInterfaces = 1,
+    /// [`ParentKey`] to [`ParentEntry`].
+    Parents = 2,
+    /// [`AddressKey`] to [`AddressOwner`].
+    Addresses = 3,
+    /// [`ParentKey`] of a sub-interface itself to [`DeviceEntry`].
+    Devices = 4,
+}
+
+/// One entry put in place of what the table has under its key, or taken out.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// A [`Table`] as a number.
+    pub table: u32,
+    /// 1 to take the entry out.
+    pub removes: u32,
+    /// The key, filled up with zeroes.
+    pub key: [u32; WORDS],
+    /// The value, filled up with zeroes.
+    pub value: [u32; WORDS],
+}
+
+const _: () = assert!(
+    size_of::<Change>() >= 14,
+    "the kernel runs a program on no less than an Ethernet header"
+);
+
+impl Change {
+    /// Of an entry in a table: its key with the value to put there, or none to take it out.
+    #[cfg(feature = "user")]
+    #[must_use]
+    pub fn new<K: aya::Pod, V: aya::Pod>(table: Table, key: &K, value: Option<&V>) -> Self {
+        Self {
+            table: table as u32,
+            removes: u32::from(value.is_none()),
+            key: words(key),
+            value: value.map_or([0; WORDS], words),
+        }
+    }
+
+    /// Its bytes.
+    #[cfg(feature = "user")]
+    #[must_use]
+    pub const fn bytes(&self) -> &[u8] {
+        // SAFETY: a change is words alone, without padding; the bytes live as long as it does.
+        unsafe { core::slice::from_raw_parts(core::ptr::from_ref(self).cast(), size_of::<Self>()) }
+    }
+}
+
+#[cfg(feature = "user")]
+fn words<T: aya::Pod>(of: &T) -> [u32; WORDS] {
+    const { assert!(size_of::<T>() <= WORDS * 4) };
+    let mut words = [0; WORDS];
+    // SAFETY: a `Pod` is bytes without padding, and as many as it has fit into the words.
+    unsafe {
+        core::ptr::copy_nonoverlapping(
+            core::ptr::from_ref(of).cast::<u8>(),
+            words.as_mut_ptr().cast::<u8>(),
+            size_of::<T>(),
+        );
+    }
+    words
+}
+
+macro_rules! fits {
+    ($($name:ty),+) => {
+        $(const _: () = assert!(
+            size_of::<$name>() <= WORDS * 4 && align_of::<$name>() <= 4,
+            "a key or a value lies in the words of a change"
+        );)+
+    };
+}
+
+fits!(
+    AddressKey,
+    AddressOwner,
+    DeviceEntry,
+    ParentEntry,
+    ParentKey,
+    SlotEntry,
+    SubInterfaceKey
+);
+
+#[cfg(all(test, feature = "user"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_key_and_value_filled_up() {
+        let key = ParentKey { netns: 7, ifindex: 9 };
+        let change = Change::new(Table::Devices, &key, None::<&DeviceEntry>);
+        assert_eq!((change.table, change.removes, change.key), (4, 1, [7, 9, 0, 0, 0, 0]));
+        assert_eq!(change.value, [0; WORDS]);
+        assert_eq!(change.bytes().len(), 56);
+        let entry = SlotEntry {
+            slot: 5,
+            ..SlotEntry::NONE
+        };
+        assert_eq!(Change::new(Table::SubInterfaces, &key, Some(&entry)).value[0], 5);
+    }
+}

@@ -1,0 +1,49 @@
+//! Changes the tables that frames are looked up in. Run with BPF_PROG_TEST_RUN, never attached.
+//!
+//! User space could change them by the system call that is there for it, but while that is at work the kernel runs no
+//! kprobe program on the same CPU (`bpf_disable_instrumentation`, `kernel/bpf/syscall.c`, 5.10 to 7.3; `trace_call_bpf`,
+//! `kernel/trace/bpf_trace.c`, counts on the same `bpf_prog_active`): frames that an interrupt brings in between would
+//! pass `handle_frame` unseen. A program that changes a map stops nobody.
+
+use aya_ebpf::{bindings::BPF_ANY, macros::classifier, maps::HashMap, programs::TcContext};
+use macvlan_agent_ebpf::abi::{Change, Table, change::WORDS};
+
+use crate::maps::{ADDRESSES, DEVICES, PARENTS, SUB_INTERFACES};
+
+/// There is no such table, or no such change.
+const UNKNOWN: i32 = -22;
+
+#[classifier]
+pub(crate) fn tables(context: TcContext) -> i32 {
+    let Ok(change) = context.load::<Change>(0) else {
+        return UNKNOWN;
+    };
+    let result = match change.table {
+        table if table == Table::SubInterfaces as u32 => make(&SUB_INTERFACES, &change),
+        table if table == Table::Parents as u32 => make(&PARENTS, &change),
+        table if table == Table::Addresses as u32 => make(&ADDRESSES, &change),
+        table if table == Table::Devices as u32 => make(&DEVICES, &change),
+        _ => return UNKNOWN,
+    };
+    match result {
+        Ok(()) => 0,
+        Err(code) => code,
+    }
+}
+
+#[inline(always)]
+fn make<K, V>(table: &HashMap<K, V>, change: &Change) -> Result<(), i32> {
+    const { assert!(size_of::<K>() <= WORDS * 4 && size_of::<V>() <= WORDS * 4) };
+    // SAFETY: both fit into the words, are made of integers alone, and need no larger alignment than a word.
+    let (key, value) = unsafe {
+        (
+            &*(&raw const change.key).cast::<K>(),
+            &*(&raw const change.value).cast::<V>(),
+        )
+    };
+    if change.removes == 0 {
+        table.insert(key, value, u64::from(BPF_ANY))
+    } else {
+        table.remove(key)
+    }
+}
