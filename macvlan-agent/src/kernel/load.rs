@@ -38,6 +38,7 @@ const TABLES: &str = "tables";
 const SHARED: &[&str] = &[
     "ADDRESSES",
     "ASKS",
+    "ATTEMPTED",
     "AYA_LOGS",
     "BLANK",
     "COUNTS",
