@@ -2,6 +2,13 @@
 
 use std::{
     fs,
+    io::{Read, Write},
+    os::unix::net::UnixListener,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -94,7 +101,7 @@ fn what_somebody_else_changes_is_repaired_and_logged_as_what_it_was() {
         ("addr del 198.51.100.151/24 dev macv1", "198.51.100.151/24"),
         ("link set macv1 down", "up: false -> true"),
         ("link set macv1 mtu 1300", "1300"),
-        // Not a route alone: the agent does not listen for routes, so that waits for the look of every 30 s.
+        ("route del 203.0.113.0/24", "203.0.113.0/24"),
         ("link set macv1 name other", "other"),
         (&moved, name(&two)),
     ];
@@ -216,4 +223,63 @@ fn what_is_missing_is_waited_for_and_a_bad_configuration_leaves_the_former_one()
     assert!(fs::metadata(desk.path("run/control.sock")).is_ok());
     let ended = agent.stop();
     assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
+}
+
+/// Answers like Docker on a host without containers; counts how often it is asked.
+fn empty_docker(desk: &Desk) -> (String, Arc<AtomicUsize>) {
+    let socket = desk.path("docker.sock");
+    let listener = UnixListener::bind(&socket).expect("a socket");
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&asked);
+    // It ends with the process: nothing else ends an accept.
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let counter = Arc::clone(&counter);
+            thread::spawn(move || {
+                let mut request = [0; 4096];
+                while let Ok(1..) = stream.read(&mut request) {
+                    counter.fetch_add(1, Ordering::Relaxed);
+                    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]";
+                    if stream.write_all(answer).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    (format!("--containers.socket={}", socket.display()), asked)
+}
+
+#[test]
+fn a_container_that_is_not_there_is_asked_for_less_and_less_often() {
+    let (lab, desk) = (Lab::new(Place::Own, Upstream::Wire), Desk::new());
+    let (docker, asked) = empty_docker(&desk);
+    let config = desk.configure(&format!(
+        "sub_interfaces:\n  - {{name: macv1, parent: {}, mode: bridge, netns: {{container: no-such}}}}\n",
+        lab.parent.name
+    ));
+    let [state, run] = desk.flags();
+    let agent = Agent::start_with(&[&config, &state, &run, &docker]);
+    let times = || asked.load(Ordering::Relaxed);
+    eventually(patience(Duration::from_secs(5)), || {
+        if agent.log().contains("no-such") {
+            Ok(())
+        } else {
+            Err(format!("asked {} times; {}", times(), agent.log()))
+        }
+    });
+    // At each look it would be ten times and more.
+    thread::sleep(Duration::from_secs(10));
+    let before = times();
+    assert!((1..=6).contains(&before), "asked {before} times; {}", agent.log());
+    // What comes now may be it.
+    let _later = lab.namespace("later");
+    eventually(patience(Duration::from_secs(3)), || {
+        if times() > before {
+            Ok(())
+        } else {
+            Err(format!("asked {before} times; {}", agent.log()))
+        }
+    });
+    assert_eq!(agent.stop().status.code(), Some(0));
 }

@@ -365,7 +365,8 @@ fn killed_between_any_two_changes_it_leaves_nothing_that_the_next_run_does_not_m
         );
     }
     let all = desk.configure(&subs);
-    let spaces: Vec<&Namespace> = inside.iter().chain([&own]).collect();
+    let wire = &lab.station.namespace;
+    let spaces: Vec<&Namespace> = inside.iter().chain([&own, wire]).collect();
     // The kernel tells some time later that a new link is up.
     eventually(patience(Duration::from_secs(5)), || {
         let state = link(&inside[0], "stranger").map(|link| link["operstate"].clone());
