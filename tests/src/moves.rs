@@ -93,6 +93,7 @@ pub fn await_moves(agent: &Agent, lab: &Lab, before: &Scrape, expected: &Moves, 
 ///
 /// # Panics
 /// When something else moved, or not enough in time.
+#[expect(clippy::must_use_candidate, reason = "that it has moved is often all that matters")]
 pub fn await_moves_on(agent: &Agent, parent: &str, before: &Scrape, expected: &Moves, within: Duration) -> Scrape {
     let check = || {
         let after = agent.scrape();

@@ -365,46 +365,38 @@ fn same(before: &Value, after: &Value, what: &str) {
     assert!(found.is_empty(), "{what}:\n{}", found.join("\n"));
 }
 
-#[test]
-fn killed_between_any_two_changes_it_leaves_nothing_that_the_next_run_does_not_mend() {
-    let (lab, desk, own) = (Lab::new(Place::Own, Upstream::Wire), Desk::new(), Namespace::own());
-    let inside: Vec<_> = (0..5).map(|number| lab.namespace(&format!("k{number}"))).collect();
-    let start = Instant::now();
-    // Strangers that look alike, of which nothing may change.
-    let parent = lab.parent.name.as_str();
+/// Links and routes that look like the agent's and are not: nothing of them may change.
+fn strangers(lab: &Lab, [one, other]: [&Namespace; 2]) {
     let stranger = lab.add_in(
-        &inside[0],
+        one,
         "stranger",
         Mode::Bridge,
         lab.mac(),
         macvlan_agent_tests::lab::Arrival::Directly,
     );
-    stranger.link.add_address(ip_of("203.0.113.9"), 24).unwrap();
-    let _ = ip_text(
-        &inside[1],
-        &["link", "add", "forged", "type", "veth", "peer", "name", "peer"],
-    );
-    let _ = ip_text(
-        &inside[1],
-        &["link", "set", "forged", "alias", "macvlan-agent:000000000000"],
-    );
+    stranger.link.add_address(ip_of("203.0.113.9"), 24).expect("an address");
+    let run = |space: &Namespace, words: &str| {
+        let words: Vec<_> = words.split(' ').collect();
+        let _ = ip_text(space, &words);
+    };
+    run(other, "link add forged type veth peer name peer");
+    run(other, "link set forged alias macvlan-agent:000000000000");
     // The number of a route's protocol is anybody's.
-    let _ = ip_text(
-        &inside[0],
-        &["route", "add", "10.200.0.0/16", "dev", "stranger", "proto", "109"],
+    run(one, "route add 10.200.0.0/16 dev stranger proto 109");
+    let parent = &lab.parent.name;
+    run(
+        &Namespace::own(),
+        &format!("route add 192.0.2.0/24 dev {parent} proto 109 metric 77"),
     );
-    let own_route = [
-        "route",
-        "add",
-        "192.0.2.0/24",
-        "dev",
-        parent,
-        "proto",
-        "109",
-        "metric",
-        "77",
-    ];
-    let _ = ip_text(&own, &own_route);
+}
+
+#[test]
+fn killed_between_any_two_changes_it_leaves_nothing_that_the_next_run_does_not_mend() {
+    let (lab, desk, own) = (Lab::new(Place::Own, Upstream::Wire), Desk::new(), Namespace::own());
+    let inside: Vec<_> = (0..5).map(|number| lab.namespace(&format!("k{number}"))).collect();
+    let start = Instant::now();
+    let parent = lab.parent.name.as_str();
+    strangers(&lab, [&inside[0], &inside[1]]);
     let mut subs = String::from("sub_interfaces:\n");
     for number in 0..50 {
         let space = name(&inside[number % inside.len()]);

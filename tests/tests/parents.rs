@@ -74,6 +74,19 @@ impl Bond {
         let path = format!("/sys/class/net/{}/bonding/active_slave", self.link.name);
         fs::read_to_string(path).unwrap_or_default().trim().to_owned()
     }
+
+    /// Takes the first slave away; the other one takes over.
+    fn fail_over(&self, first: &Link) {
+        assert_eq!(self.active(), first.name);
+        first.set_up(false).expect("down");
+        eventually(patience(Duration::from_secs(5)), || {
+            if self.active() == self.second.name {
+                Ok(())
+            } else {
+                Err(format!("{:?} is active", self.active()))
+            }
+        });
+    }
 }
 
 impl Drop for Bond {
@@ -147,6 +160,34 @@ impl Traffic<'_> {
     }
 }
 
+/// A station behind the lab's wire that hears and sends what is tagged alone.
+fn station_on_vlan(lab: &Lab) -> Link {
+    let wire = &lab.station.namespace;
+    let far = lab.station.name.as_str();
+    let _ = ip_text(
+        wire,
+        &["link", "add", "link", far, "name", "tagged", "type", "vlan", "id", "10"],
+    );
+    let tagged = Link {
+        namespace: wire.clone(),
+        name: "tagged".into(),
+        mac: lab.station.mac,
+    };
+    tagged.set_up(true).expect("up");
+    tagged
+}
+
+/// Waits until an address answers.
+fn reach(from: &Namespace, to: &Link, address: &str) {
+    eventually(patience(Duration::from_secs(5)), || {
+        if answers(from, &to.namespace, ip_of(address)) {
+            Ok(())
+        } else {
+            Err(format!("{address} does not answer"))
+        }
+    });
+}
+
 /// What a kernel without bonds or VLANs says: that the rest of the test cannot be had there.
 fn lacking(desk: &Desk, config: &str, vlan: &str) -> bool {
     let own = Namespace::own();
@@ -196,18 +237,7 @@ fn a_vlan_on_demand_and_a_bond_carry_traffic_that_is_counted() {
 
     let wires = Lab::new(Place::Own, Upstream::Switch);
     let bond = Bond::new(&wires);
-    let wire = &lab.station.namespace;
-    let far = lab.station.name.as_str();
-    let _ = ip_text(
-        wire,
-        &["link", "add", "link", far, "name", "tagged", "type", "vlan", "id", "10"],
-    );
-    let tagged = Link {
-        namespace: wire.clone(),
-        name: "tagged".into(),
-        mac: lab.station.mac,
-    };
-    tagged.set_up(true).unwrap();
+    let tagged = station_on_vlan(&lab);
 
     let flag = desk.configure(&config(&[on_vlan(""), on_bond("")]));
     let [state, run] = desk.flags();
@@ -251,15 +281,7 @@ fn a_vlan_on_demand_and_a_bond_carry_traffic_that_is_counted() {
     traffic[0].is_counted(&agent, 137);
     traffic[1].is_counted(&agent, 211);
     // The other slave takes over, and nothing is lost on the way to the counts.
-    assert_eq!(bond.active(), wires.parent.name);
-    wires.parent.set_up(false).unwrap();
-    eventually(patience(Duration::from_secs(5)), || {
-        if bond.active() == bond.second.name {
-            Ok(())
-        } else {
-            Err(format!("{:?} is active", bond.active()))
-        }
-    });
+    bond.fail_over(&wires.parent);
     traffic[1].is_counted(&agent, 95);
 
     // With addresses they answer.
@@ -269,15 +291,6 @@ fn a_vlan_on_demand_and_a_bond_carry_traffic_that_is_counted() {
     reload();
     tagged.add_address(ip_of("198.51.100.77"), 24).unwrap();
     wires.station.add_address(ip_of("203.0.113.77"), 24).unwrap();
-    let reach = |from: &Namespace, to: &Link, address: &str| {
-        eventually(patience(Duration::from_secs(5)), || {
-            if answers(from, &to.namespace, ip_of(address)) {
-                Ok(())
-            } else {
-                Err(format!("{address} does not answer"))
-            }
-        });
-    };
     reach(&one, &tagged, "198.51.100.77");
     reach(&two, &wires.station, "203.0.113.77");
 

@@ -5,7 +5,8 @@ use socket2::SockFilter;
 /// Place of `nlmsg_type`: struct nlmsghdr is len u32, type u16, flags u16, seq u32, pid u32.
 const TYPE: u32 = 4;
 
-/// Place of `rtm_protocol`: struct rtmsg is family, dst_len, src_len, tos, table, protocol, all u8, behind the header.
+/// Place of `rtm_protocol`: behind the header, struct rtmsg is family, destination length, source length, tos, table,
+/// protocol, a byte each.
 const PROTOCOL: u32 = 16 + 5;
 
 const LOAD_HALF: u16 = 0x28;
