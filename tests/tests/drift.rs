@@ -4,10 +4,7 @@ use std::{
     fs,
     io::{Read, Write},
     os::unix::net::UnixListener,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
 };
@@ -225,20 +222,20 @@ fn what_is_missing_is_waited_for_and_a_bad_configuration_leaves_the_former_one()
     assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
 }
 
-/// Answers like Docker on a host without containers; counts how often it is asked.
-fn empty_docker(desk: &Desk) -> (String, Arc<AtomicUsize>) {
+/// Answers like Docker on a host without containers; notes when it is asked.
+fn empty_docker(desk: &Desk) -> (String, Arc<Mutex<Vec<Instant>>>) {
     let socket = desk.path("docker.sock");
     let listener = UnixListener::bind(&socket).expect("a socket");
-    let asked = Arc::new(AtomicUsize::new(0));
-    let counter = Arc::clone(&asked);
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let times = Arc::clone(&asked);
     // It ends with the process: nothing else ends an accept.
     thread::spawn(move || {
         for mut stream in listener.incoming().map_while(Result::ok) {
-            let counter = Arc::clone(&counter);
+            let times = Arc::clone(&times);
             thread::spawn(move || {
                 let mut request = [0; 4096];
                 while let Ok(1..) = stream.read(&mut request) {
-                    counter.fetch_add(1, Ordering::Relaxed);
+                    times.lock().expect("no panic").push(Instant::now());
                     let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]";
                     if stream.write_all(answer).is_err() {
                         return;
@@ -260,25 +257,29 @@ fn a_container_that_is_not_there_is_asked_for_less_and_less_often() {
     ));
     let [state, run] = desk.flags();
     let agent = Agent::start_with(&[&config, &state, &run, &docker]);
-    let times = || asked.load(Ordering::Relaxed);
-    eventually(patience(Duration::from_secs(5)), || {
-        if agent.log().contains("no-such") {
-            Ok(())
+    let times = || asked.lock().expect("no panic").clone();
+    // At once, then after one second, two and four; at each look it would be one second or two every time.
+    let first = eventually(patience(Duration::from_secs(20)), || {
+        let times = times();
+        if times.len() >= 4 {
+            Ok(times)
         } else {
-            Err(format!("asked {} times; {}", times(), agent.log()))
+            Err(format!("asked {} times; {}", times.len(), agent.log()))
         }
     });
-    // At each look it would be ten times and more.
-    thread::sleep(Duration::from_secs(10));
-    let before = times();
-    assert!((1..=6).contains(&before), "asked {before} times; {}", agent.log());
+    let wait = first[3] - first[2];
+    assert!(
+        wait > Duration::from_millis(3_500),
+        "{wait:?} is no longer than at first"
+    );
+    assert!(agent.log().contains("no-such"), "{}", agent.log());
     // What comes now may be it.
     let _later = lab.namespace("later");
     eventually(patience(Duration::from_secs(3)), || {
-        if times() > before {
+        if times().len() > first.len() {
             Ok(())
         } else {
-            Err(format!("asked {before} times; {}", agent.log()))
+            Err(format!("asked {} times; {}", first.len(), agent.log()))
         }
     });
     assert_eq!(agent.stop().status.code(), Some(0));

@@ -12,7 +12,7 @@ use macvlan_agent_tests::{
     exposition::Scrape,
     lab::{Lab, Link, Mac, Place, Upstream, veth},
     manage::{Desk, answers, ip_text, link, try_ip},
-    moves::{await_moves_on, moves, moves_and_verdicts},
+    moves::{Moves, await_moves_on, moves, moves_and_verdicts},
     netns::{Namespace, switch_ipv6},
     surroundings::{eventually, has, patience, sleep_until},
     traffic::frame,
@@ -24,6 +24,9 @@ use nix::{
 
 /// An attempt is a loss when nothing has answered it in three seconds.
 const SETTLEMENT: Duration = Duration::from_millis(4_500);
+
+/// Within this time a frame is counted.
+const SOON: Duration = Duration::from_secs(2);
 
 fn ip_of(text: &str) -> IpAddr {
     text.parse().expect("an address")
@@ -117,7 +120,7 @@ struct Traffic<'a> {
 impl Traffic<'_> {
     /// Sends `count` frames to the sub-interface, some back, and some to its parent, where macvlan leads none; exactly
     /// these are counted.
-    fn is_counted(&self, agent: &Agent, count: u32) {
+    fn is_counted(&self, agent: &Agent, count: u32) -> Counted {
         let Self { parent, sub, station } = self;
         let before = agent.scrape();
         let (back, attempts) = (count / 3, count / 10);
@@ -126,37 +129,52 @@ impl Traffic<'_> {
         sub.send(&frame(parent.mac, sub.mac, 100), attempts);
         let sent = Instant::now();
         let [all, back, attempts] = [count, back, attempts].map(u64::from);
-        let name = &sub.name;
-        let text = |what: &str| what.replace("SUB", name);
-        let [frames, bytes, out, out_bytes, tries, lost] = [
-            text("delivered_frames SUB cast=unicast path=external"),
-            text("delivered_bytes SUB cast=unicast path=external"),
-            text("transmitted_frames SUB path=external"),
-            text("transmitted_bytes SUB path=external"),
-            text("isolation_attempts SUB direction=child_to_parent kind=unicast"),
-            text("dropped_frames SUB reason=child_to_parent"),
-        ];
-        let mut expected = moves_and_verdicts(
+        let text = |what: &str| what.replace("SUB", &sub.name);
+        let expected = moves_and_verdicts(
             [
-                (frames.as_str(), all),
-                (&bytes, all * 200),
-                (&out, back + attempts),
-                (&out_bytes, back * 300 + attempts * 100),
-                (&tries, attempts),
+                (&*text("delivered_frames SUB cast=unicast path=external"), all),
+                (&*text("delivered_bytes SUB cast=unicast path=external"), all * 200),
+                (&*text("transmitted_frames SUB path=external"), back + attempts),
+                (
+                    &*text("transmitted_bytes SUB path=external"),
+                    back * 300 + attempts * 100,
+                ),
+                (
+                    &*text("isolation_attempts SUB direction=child_to_parent kind=unicast"),
+                    attempts,
+                ),
             ],
             all,
             0,
             0,
         );
-        let within = patience(Duration::from_secs(2));
-        let mut settled = moves([
-            (lost.as_str(), attempts),
+        await_moves_on(agent, &parent.name, &before, &expected, patience(SOON));
+        let losses = moves([
+            (&*text("dropped_frames SUB reason=child_to_parent"), attempts),
             ("parent_isolation_lost_frames direction=child_to_parent", attempts),
         ]);
-        await_moves_on(agent, &parent.name, &before, &expected, within);
-        sleep_until(sent + SETTLEMENT);
-        expected.append(&mut settled);
-        await_moves_on(agent, &parent.name, &before, &expected, within);
+        Counted {
+            parent: parent.name.clone(),
+            before,
+            settled: expected.into_iter().chain(losses).collect(),
+            sent,
+        }
+    }
+}
+
+/// What was counted at once.
+struct Counted {
+    parent: String,
+    before: Scrape,
+    settled: Moves,
+    sent: Instant,
+}
+
+impl Counted {
+    /// Nothing answers what was for the parent: it becomes a loss, and nothing else moves.
+    fn settles(&self, agent: &Agent) {
+        sleep_until(self.sent + SETTLEMENT);
+        await_moves_on(agent, &self.parent, &self.before, &self.settled, patience(SOON));
     }
 }
 
@@ -278,11 +296,13 @@ fn a_vlan_on_demand_and_a_bond_carry_traffic_that_is_counted() {
         },
     ];
     // One after the other: what is for one parent moves nothing on the other.
-    traffic[0].is_counted(&agent, 137);
-    traffic[1].is_counted(&agent, 211);
+    let counted = [traffic[0].is_counted(&agent, 137), traffic[1].is_counted(&agent, 211)];
+    for each in counted {
+        each.settles(&agent);
+    }
     // The other slave takes over, and nothing is lost on the way to the counts.
     bond.fail_over(&wires.parent);
-    traffic[1].is_counted(&agent, 95);
+    let _ = traffic[1].is_counted(&agent, 95);
 
     // With addresses they answer.
     let reload = || kill(Pid::from_raw(i32::try_from(agent.pid()).unwrap()), Signal::SIGHUP).unwrap();
