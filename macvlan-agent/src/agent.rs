@@ -103,7 +103,7 @@ pub async fn start(arguments: Run) -> Result<Agent> {
         configuration
             .as_ref()
             .map(|(file, loaded)| (file.clone(), &loaded.config)),
-        topology.inventory.clone(),
+        (topology.inventory.clone(), topology.namespaces.clone()),
         arguments.containers.sources(),
         Box::new(Heard {
             own: Arc::clone(&own_metrics),

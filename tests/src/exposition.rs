@@ -31,15 +31,29 @@ pub fn get(address: SocketAddr, path: &str) -> Result<Response> {
 
 /// The same with more headers.
 pub fn get_with(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Result<Response> {
+    exchange(connect(address)?, path, headers).with_context(|| format!("http://{address}{path}"))
+}
+
+/// `POST path` without a body, on a connection of its own.
+pub fn post(address: SocketAddr, path: &str) -> Result<Response> {
+    let nothing = [("Content-Length", "0")];
+    ask(connect(address)?, "POST", path, &nothing).with_context(|| format!("http://{address}{path}"))
+}
+
+fn connect(address: SocketAddr) -> Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&address, TIMEOUT).with_context(|| format!("no answer at {address}"))?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
-    exchange(stream, path, headers).with_context(|| format!("http://{address}{path}"))
+    Ok(stream)
 }
 
 /// `GET path` as the only request of a connection.
-pub fn exchange(mut stream: impl Read + Write, path: &str, headers: &[(&str, &str)]) -> Result<Response> {
-    let mut request = format!("GET {path} HTTP/1.1\r\nHost: agent.test\r\nConnection: close\r\n");
+pub fn exchange(stream: impl Read + Write, path: &str, headers: &[(&str, &str)]) -> Result<Response> {
+    ask(stream, "GET", path, headers)
+}
+
+fn ask(mut stream: impl Read + Write, method: &str, path: &str, headers: &[(&str, &str)]) -> Result<Response> {
+    let mut request = format!("{method} {path} HTTP/1.1\r\nHost: agent.test\r\nConnection: close\r\n");
     for (name, value) in headers {
         let _ = write!(request, "{name}: {value}\r\n");
     }

@@ -52,11 +52,20 @@ pub fn moves_and_verdicts<const N: usize>(
 /// When a counter went back.
 #[must_use]
 pub fn moved(lab: &Lab, before: &Scrape, after: &Scrape) -> Moves {
+    moved_on(&lab.parent_label(), before, after)
+}
+
+/// The same of the parent with a label.
+///
+/// # Panics
+/// When a counter went back.
+#[must_use]
+pub fn moved_on(parent: &str, before: &Scrape, after: &Scrape) -> Moves {
     let counters = |scrape: &Scrape| -> BTreeMap<String, u64> {
         scrape
             .samples
             .iter()
-            .filter(|sample| sample.label("parent") == lab.parent_label() && sample.name.starts_with("macvlan_"))
+            .filter(|sample| sample.label("parent") == parent && sample.name.starts_with("macvlan_"))
             .filter(|sample| sample.name.ends_with("_total") && sample.label("cast") != "multicast")
             .map(|sample| (short(sample), whole(sample.value)))
             .collect()
@@ -77,9 +86,18 @@ pub fn moved(lab: &Lab, before: &Scrape, after: &Scrape) -> Moves {
 /// # Panics
 /// When something else moved, or not enough in time.
 pub fn await_moves(agent: &Agent, lab: &Lab, before: &Scrape, expected: &Moves, within: Duration) -> Scrape {
+    await_moves_on(agent, &lab.parent_label(), before, expected, within)
+}
+
+/// The same of the parent with a label.
+///
+/// # Panics
+/// When something else moved, or not enough in time.
+#[expect(clippy::must_use_candidate, reason = "that it has moved is often all that matters")]
+pub fn await_moves_on(agent: &Agent, parent: &str, before: &Scrape, expected: &Moves, within: Duration) -> Scrape {
     let check = || {
         let after = agent.scrape();
-        let moved = moved(lab, before, &after);
+        let moved = moved_on(parent, before, &after);
         if moved == *expected {
             Ok(after)
         } else {

@@ -2,6 +2,10 @@
 
 use std::{
     fs,
+    io::{Read, Write},
+    os::unix::net::UnixListener,
+    sync::{Arc, Mutex},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -94,7 +98,7 @@ fn what_somebody_else_changes_is_repaired_and_logged_as_what_it_was() {
         ("addr del 198.51.100.151/24 dev macv1", "198.51.100.151/24"),
         ("link set macv1 down", "up: false -> true"),
         ("link set macv1 mtu 1300", "1300"),
-        // Not a route alone: the agent does not listen for routes, so that waits for the look of every 30 s.
+        ("route del 203.0.113.0/24", "203.0.113.0/24"),
         ("link set macv1 name other", "other"),
         (&moved, name(&two)),
     ];
@@ -216,4 +220,67 @@ fn what_is_missing_is_waited_for_and_a_bad_configuration_leaves_the_former_one()
     assert!(fs::metadata(desk.path("run/control.sock")).is_ok());
     let ended = agent.stop();
     assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
+}
+
+/// Answers like Docker on a host without containers; notes when it is asked.
+fn empty_docker(desk: &Desk) -> (String, Arc<Mutex<Vec<Instant>>>) {
+    let socket = desk.path("docker.sock");
+    let listener = UnixListener::bind(&socket).expect("a socket");
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let times = Arc::clone(&asked);
+    // It ends with the process: nothing else ends an accept.
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let times = Arc::clone(&times);
+            thread::spawn(move || {
+                let mut request = [0; 4096];
+                while let Ok(1..) = stream.read(&mut request) {
+                    times.lock().expect("no panic").push(Instant::now());
+                    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]";
+                    if stream.write_all(answer).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    (format!("--containers.socket={}", socket.display()), asked)
+}
+
+#[test]
+fn a_container_that_is_not_there_is_asked_for_less_and_less_often() {
+    let (lab, desk) = (Lab::new(Place::Own, Upstream::Wire), Desk::new());
+    let (docker, asked) = empty_docker(&desk);
+    let config = desk.configure(&format!(
+        "sub_interfaces:\n  - {{name: macv1, parent: {}, mode: bridge, netns: {{container: no-such}}}}\n",
+        lab.parent.name
+    ));
+    let [state, run] = desk.flags();
+    let agent = Agent::start_with(&[&config, &state, &run, &docker]);
+    let times = || asked.lock().expect("no panic").clone();
+    // At once, then after one second, two and four; at each look it would be one second or two every time.
+    let first = eventually(patience(Duration::from_secs(20)), || {
+        let times = times();
+        if times.len() >= 4 {
+            Ok(times)
+        } else {
+            Err(format!("asked {} times; {}", times.len(), agent.log()))
+        }
+    });
+    let wait = first[3] - first[2];
+    assert!(
+        wait > Duration::from_millis(3_500),
+        "{wait:?} is no longer than at first"
+    );
+    assert!(agent.log().contains("no-such"), "{}", agent.log());
+    // What comes now may be it.
+    let _later = lab.namespace("later");
+    eventually(patience(Duration::from_secs(3)), || {
+        if times().len() > first.len() {
+            Ok(())
+        } else {
+            Err(format!("asked {} times; {}", first.len(), agent.log()))
+        }
+    });
+    assert_eq!(agent.stop().status.code(), Some(0));
 }

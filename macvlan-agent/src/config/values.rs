@@ -1,13 +1,17 @@
 //! The values that a configuration is made of. Each is valid once it exists; what is wrong with one is said together
 //! with what would be right.
 
-use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr};
+use std::{fmt, net::IpAddr, str::FromStr};
 
 use ipnet::IpNet;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::topology::link;
+
+mod netns;
+
+pub use netns::NetnsRef;
 
 /// Serde and schema by way of the text form.
 macro_rules! by_text {
@@ -357,146 +361,6 @@ fn network(text: &str) -> Result<IpNet, String> {
         .ok_or_else(|| format!("{length:?} is no prefix length of {address}; expected 0 to {longest}"))
 }
 
-/// A namespace, as the user names it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum NetnsRef {
-    /// A name under `/run/netns`.
-    Name(String),
-    /// A file.
-    Path(PathBuf),
-    /// That of a process.
-    Pid(u32),
-    /// That of a container, by name or id.
-    Container(String),
-}
-
-impl NetnsRef {
-    fn from_text(text: &str) -> Result<Self, String> {
-        let advice = "expected a name under /run/netns, a path that begins with /, {pid: NUMBER} or {container: NAME}";
-        if text.is_empty() || text == "." || text == ".." {
-            return Err(format!("{text:?} names no namespace; {advice}"));
-        }
-        if text.chars().any(char::is_control) {
-            return Err(format!("{text:?} has a control character in it; {advice}"));
-        }
-        if text.starts_with('/') {
-            return Ok(Self::Path(text.into()));
-        }
-        if text.contains('/') {
-            return Err(format!("{text:?} is neither a name nor an absolute path; {advice}"));
-        }
-        Ok(Self::Name(text.to_owned()))
-    }
-
-    fn from_parts(parts: NetnsParts) -> Result<Self, String> {
-        match parts {
-            NetnsParts {
-                pid: Some(pid),
-                container: None,
-            } if pid > 0 => Ok(Self::Pid(pid)),
-            NetnsParts {
-                pid: None,
-                container: Some(name),
-            } if !name.is_empty() => Ok(Self::Container(name)),
-            _ => Err("a namespace has one of pid (a number above 0) and container (a name)".to_owned()),
-        }
-    }
-}
-
-/// As `--netns` takes it: a name, a path, `pid:NUMBER` or `container:NAME`.
-impl FromStr for NetnsRef {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (pid, container) = (text.strip_prefix("pid:"), text.strip_prefix("container:"));
-        match (pid, container) {
-            (Some(pid), _) => Self::from_parts(NetnsParts {
-                pid: Some(pid.parse().map_err(|_| format!("{pid:?} is no process id"))?),
-                container: None,
-            }),
-            (_, Some(name)) => Self::from_parts(NetnsParts {
-                pid: None,
-                container: Some(name.to_owned()),
-            }),
-            _ => Self::from_text(text),
-        }
-    }
-}
-
-impl fmt::Display for NetnsRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Name(name) => f.write_str(name),
-            Self::Path(path) => write!(f, "{}", path.display()),
-            Self::Pid(pid) => write!(f, "pid:{pid}"),
-            Self::Container(name) => write!(f, "container:{name}"),
-        }
-    }
-}
-
-#[derive(Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct NetnsParts {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pid: Option<u32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    container: Option<String>,
-}
-
-impl Serialize for NetnsRef {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut parts = NetnsParts {
-            pid: None,
-            container: None,
-        };
-        match self {
-            Self::Name(_) | Self::Path(_) => return serializer.collect_str(self),
-            Self::Pid(pid) => parts.pid = Some(*pid),
-            Self::Container(name) => parts.container = Some(name.clone()),
-        }
-        parts.serialize(serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for NetnsRef {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-
-        impl<'de> serde::de::Visitor<'de> for Visitor {
-            type Value = NetnsRef;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a name under /run/netns, a path, {pid: NUMBER} or {container: NAME}")
-            }
-
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<NetnsRef, E> {
-                NetnsRef::from_text(text).map_err(E::custom)
-            }
-
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<NetnsRef, A::Error> {
-                let parts = NetnsParts::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
-                NetnsRef::from_parts(parts).map_err(serde::de::Error::custom)
-            }
-        }
-
-        deserializer.deserialize_any(Visitor)
-    }
-}
-
-impl JsonSchema for NetnsRef {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "NetnsRef".into()
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let parts = generator.subschema_for::<NetnsParts>();
-        json_schema!({
-            "description": "A namespace: a name under /run/netns, a path, {pid: NUMBER} or {container: NAME}.",
-            "oneOf": [{ "type": "string", "minLength": 1 }, parts],
-        })
-    }
-}
-
 /// One value, or a list of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OneOrMore<T>(pub Vec<T>);
@@ -565,110 +429,4 @@ impl<T: JsonSchema> JsonSchema for OneOrMore<T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn refused<T: FromStr<Err = String> + fmt::Debug>(text: &str, words: &[&str]) {
-        let error = text.parse::<T>().expect_err(text);
-        for word in words {
-            assert!(error.contains(word), "{word:?} is not in: {error}");
-        }
-    }
-
-    #[test]
-    fn names_are_the_kernels() {
-        for good in ["eth0", "macv1", "eth0.10", "$(reboot)", "größe", "a-b_c@d"] {
-            assert_eq!(good.parse::<InterfaceName>().expect(good).as_str(), good);
-        }
-        refused::<InterfaceName>("", &["empty", "1 to 15"]);
-        refused::<InterfaceName>("sixteen-letters-", &["16 bytes"]);
-        for bad in [
-            "a b",
-            "a/b",
-            "a:b",
-            "v%d",
-            "a\nb",
-            "a\u{1b}[2J",
-            "x\u{202e}y",
-            ".",
-            "..",
-        ] {
-            refused::<InterfaceName>(bad, &["1 to 15 bytes"]);
-        }
-    }
-
-    #[test]
-    fn macs_are_unicast() {
-        let mac: Mac = "52:76:5F:92:85:8d".parse().expect("valid");
-        assert_eq!(mac.to_string(), "52:76:5f:92:85:8d");
-        refused::<Mac>("97:00:00:00:00:01", &["bit 0", "96:00:00:00:00:01"]);
-        refused::<Mac>("00:00:00:00:00:00", &["empty MAC"]);
-        for bad in [
-            "",
-            "52:76:5f:92:85",
-            "52:76:5f:92:85:8d:00",
-            "52-76-5f-92-85-8d",
-            "5:76:5f:92:85:8d",
-            "+2:76:5f:92:85:8d",
-        ] {
-            refused::<Mac>(bad, &["is no MAC", "52:76:5f:92:85:8d"]);
-        }
-    }
-
-    #[test]
-    fn addresses_are_hosts() {
-        for good in [
-            "198.51.100.151/24",
-            "198.51.100.0/31",
-            "198.51.100.0/32",
-            "2001:db8::/64",
-            "2001:db8::1/128",
-        ] {
-            assert_eq!(good.parse::<Address>().expect(good).to_string(), good);
-        }
-        refused::<Address>("198.51.100.151", &["no prefix length", "198.51.100.151/24"]);
-        refused::<Address>("2001:db8::1", &["2001:db8::1/64"]);
-        refused::<Address>("198.51.100.151/33", &["0 to 32"]);
-        refused::<Address>("198.51.100.0/24", &["network itself"]);
-        refused::<Address>("198.51.100.255/24", &["broadcast"]);
-        refused::<Address>("224.0.0.1/24", &["multicast"]);
-        refused::<Address>("127.0.0.1/8", &["loopback"]);
-        refused::<Address>("0.0.0.0/0", &["no address of an interface"]);
-        refused::<Address>("here/24", &["\"here\" is no address"]);
-        refused::<Destination>("203.0.113.7/24", &["203.0.113.0/24"]);
-    }
-
-    #[test]
-    fn namespaces_are_named_in_four_ways() {
-        let parse = |text: &str| text.parse::<NetnsRef>();
-        assert_eq!(parse("net1"), Ok(NetnsRef::Name("net1".into())));
-        assert_eq!(
-            parse("/run/docker/netns/x"),
-            Ok(NetnsRef::Path("/run/docker/netns/x".into()))
-        );
-        assert_eq!(parse("pid:17"), Ok(NetnsRef::Pid(17)));
-        assert_eq!(parse("container:web-1"), Ok(NetnsRef::Container("web-1".into())));
-        for bad in ["", ".", "..", "a/b", "pid:x", "pid:0", "container:"] {
-            assert!(parse(bad).is_err(), "{bad}");
-        }
-        for text in ["\"net1\"", "{\"pid\":3}", "{\"container\":\"web-1\"}"] {
-            let parsed: NetnsRef = serde_json::from_str(text).expect(text);
-            assert_eq!(serde_json::to_string(&parsed).expect("it encodes"), text);
-        }
-        assert!(serde_json::from_str::<NetnsRef>("{\"pid\":3,\"container\":\"x\"}").is_err());
-    }
-
-    #[test]
-    fn modes_and_flags_name_the_words_there_are() {
-        refused::<Mode>(
-            "bridged",
-            &["\"bridged\" is no mode", "private, vepa, bridge, passthru, source"],
-        );
-        refused::<Flag>("promisc", &["nopromisc, nodst"]);
-        refused::<Kind>("ipvlan", &["macvlan, macvtap"]);
-        for (mode, number) in Mode::WORDS.iter().zip([1, 2, 4, 8, 16]) {
-            let mode: Mode = mode.parse().expect("valid");
-            assert_eq!(link::Mode::from(mode).number(), number);
-        }
-    }
-}
+mod tests;

@@ -1,14 +1,15 @@
 //! Pages for people and probes: the page of links, readiness, and the read-only API.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
-    extract::State,
+    Extension,
+    extract::{ConnectInfo, State},
     http::{StatusCode, header},
     response::{Html, IntoResponse, Response},
 };
 
-use super::{App, taken};
+use super::{App, guard::Authenticated, taken};
 use crate::view::HostView;
 
 pub(super) async fn index(State(app): State<Arc<App>>) -> Html<String> {
@@ -49,14 +50,27 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
     format!("macvlan-agent is ready, degraded:\n{}", list(&degraded)).into_response()
 }
 
-pub(super) async fn reload(State(app): State<Arc<App>>) -> Response {
+/// What it answers quotes the configuration, and what it does changes the host: so not for everyone.
+pub(super) async fn reload(
+    State(app): State<Arc<App>>,
+    ConnectInfo(client): ConnectInfo<SocketAddr>,
+    authenticated: Option<Extension<Authenticated>>,
+) -> Response {
     let Some(manager) = &app.manager else {
         let why = "Reloading over HTTP is off: --web.enable-lifecycle turns it on; SIGHUP always works.\n";
         return (StatusCode::FORBIDDEN, why).into_response();
     };
+    if authenticated.is_none() && !client.ip().to_canonical().is_loopback() {
+        let why = "Reloading changes this host: it answers loopback only, unless --web.config.file asks for a password \
+                   or a verified client certificate.\n";
+        return (StatusCode::FORBIDDEN, why).into_response();
+    }
     match manager.reload().await {
-        Ok(_) => "The configuration was read anew.\n".into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}\n")).into_response(),
+        Ok(report) => format!("The configuration was read anew.\n{}", report.outcome.text(true)).into_response(),
+        Err(error) => {
+            let why = format!("The configuration was not taken; the former one holds.\n{error:#}\n");
+            (StatusCode::INTERNAL_SERVER_ERROR, why).into_response()
+        }
     }
 }
 

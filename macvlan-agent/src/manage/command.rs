@@ -14,7 +14,7 @@ use super::{
     control::{Client, Put},
     operation::{self, Finished, How, OperationError, Report},
     places::containers,
-    record::{Record, Spec, Store},
+    record::{Spec, Store},
     shim::Reach,
     view::OutcomeView,
 };
@@ -172,29 +172,45 @@ fn place(which: &Which) -> Result<Option<NetnsRef>> {
     Ok(Some(netns.parse().map_err(anyhow::Error::msg)?))
 }
 
+/// `set` begins anew so often when others change the same one meanwhile.
+const TRIES: u32 = 10;
+
 /// `set`.
 pub async fn set(arguments: Set) -> Result<()> {
-    let record = operation::peek(&arguments.places.state_dir)?;
-    let spec = current(&record, &arguments.which)?;
+    let mut tries = 1..TRIES;
+    loop {
+        let spec = current(&arguments)?;
+        match change(&arguments, &spec).await {
+            Err(_) if tries.next().is_some() && current(&arguments)? != spec => {}
+            Ok(report) => return print_one(&report.outcome, arguments.places.output),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Changes one that is `spec` now.
+async fn change(arguments: &Set, spec: &SubInterface) -> Result<Report> {
     let up = match (arguments.up, arguments.down) {
         (true, _) => Some(true),
         (_, true) => Some(false),
         _ => None,
     };
-    let changed = operation::changed(&spec, &arguments.options, up);
-    if changed == spec {
+    let changed = operation::changed(spec, &arguments.options, up);
+    if changed == *spec {
         bail!("there is nothing to change: say what is to be set, as in --mode bridge or --mtu 1400");
     }
     let how = How {
         replace: true,
+        was: Some(Spec::SubInterface(spec.clone())),
         ..How::default()
     };
-    let report = put(&arguments.places, Spec::SubInterface(changed), how).await?;
-    print_one(&report.outcome, arguments.places.output)
+    put(&arguments.places, Spec::SubInterface(changed), how).await
 }
 
-fn current(record: &Record, which: &Which) -> Result<SubInterface> {
-    let id = operation::find(record, &which.name, which.netns().as_ref(), false)?;
+/// What it is now.
+fn current(arguments: &Set) -> Result<SubInterface> {
+    let (which, record) = (&arguments.which, operation::peek(&arguments.places.state_dir)?);
+    let id = operation::find(&record, &which.name, which.netns().as_ref(), false)?;
     match record.entries.get(&id).map(|entry| &entry.spec) {
         Some(Spec::SubInterface(spec)) => Ok(spec.clone()),
         _ => bail!("{} is no sub-interface", which.name),
@@ -245,8 +261,8 @@ async fn shim_add(arguments: ShimAdd) -> Result<()> {
     };
     let auto = spec.routes == ShimRoutes::Auto;
     let how = How {
-        replace: false,
         confirm_within: arguments.confirm_within,
+        ..How::default()
     };
     let places = arguments.places;
     let id = super::apply::id_of(&Spec::Shim(spec.clone()));
@@ -384,10 +400,10 @@ async fn shim_list(places: Places) -> Result<()> {
 /// Makes or changes one.
 async fn put(places: &Places, spec: Spec, how: How) -> Result<Report> {
     if let Some(mut client) = Client::connect(&places.control_socket()).await? {
-        return client.put(&Put::new(&spec, how)?).await;
+        return client.put(&Put::new(&spec, &how)?).await;
     }
     let finished = alone(places, move |store, survey| {
-        operation::put(store, &Desired::default(), &spec, how, survey)
+        operation::put(store, &Desired::default(), &spec, &how, survey)
     })
     .await?;
     tell(finished.outcome).await?;

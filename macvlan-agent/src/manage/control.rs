@@ -49,6 +49,9 @@ pub struct PutOf<T> {
     /// It is there and is to be changed.
     #[serde(default, skip_serializing_if = "is_false")]
     pub replace: bool,
+    /// What it was when the change was made up; where it is something else by now, nothing is changed.
+    #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
+    pub was: Option<T>,
     /// It goes again after so many seconds unless it is confirmed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirm_within: Option<u64>,
@@ -194,19 +197,21 @@ async fn put_sub_interface(
     given: Result<Json<PutOf<SubInterface>>, JsonRejection>,
 ) -> Answer {
     let put = body(given)?;
-    let how = how(put.replace, put.confirm_within);
+    let was = put.was.map(Spec::SubInterface);
+    let how = how(put.replace, was, put.confirm_within);
     answer(manager.put(Spec::SubInterface(put.spec), how).await)
 }
 
 async fn put_shim(State(manager): State<Arc<Manager>>, given: Result<Json<PutOf<Shim>>, JsonRejection>) -> Answer {
     let put = body(given)?;
-    let how = how(put.replace, put.confirm_within);
+    let how = how(put.replace, put.was.map(Spec::Shim), put.confirm_within);
     answer(manager.put(Spec::Shim(put.spec), how).await)
 }
 
-fn how(replace: bool, confirm_within: Option<u64>) -> How {
+fn how(replace: bool, was: Option<Spec>, confirm_within: Option<u64>) -> How {
     How {
         replace,
+        was,
         confirm_within: confirm_within.map(Duration::from_secs),
     }
 }
@@ -237,22 +242,23 @@ pub struct Put {
 
 impl Put {
     /// One that makes or changes.
-    pub fn new(spec: &Spec, how: How) -> Result<Self> {
-        fn json<T: Serialize>(spec: &T, how: How) -> serde_json::Result<serde_json::Value> {
+    pub fn new(spec: &Spec, how: &How) -> Result<Self> {
+        fn json<T: Serialize>(spec: &T, was: Option<&T>, how: &How) -> serde_json::Result<serde_json::Value> {
             serde_json::to_value(PutOf {
                 spec,
                 replace: how.replace,
+                was,
                 confirm_within: how.confirm_within.map(|within| within.as_secs()),
             })
         }
-        Ok(match spec {
-            Spec::SubInterface(spec) => Self {
+        Ok(match (spec, &how.was) {
+            (Spec::SubInterface(spec), was) => Self {
                 path: "/api/v1/sub-interfaces",
-                json: json(spec, how)?,
+                json: json(spec, was.as_ref().and_then(Spec::sub_interface), how)?,
             },
-            Spec::Shim(spec) => Self {
+            (Spec::Shim(spec), was) => Self {
                 path: "/api/v1/shims",
-                json: json(spec, how)?,
+                json: json(spec, was.as_ref().and_then(Spec::shim), how)?,
             },
         })
     }

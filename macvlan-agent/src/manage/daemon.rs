@@ -3,7 +3,6 @@
 
 use std::{
     fs, io,
-    os::fd::AsRawFd as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -19,10 +18,12 @@ use tokio::{
 
 use super::{
     apply::{Desired, Outcome, Survey, reconcile},
+    memory::Memory,
     operation::{self, Finished, How, OperationError, Report},
     places::containers,
     plan::{State, Tally},
     record::{Spec, Store},
+    state::ROUTE_PROTOCOL,
     view::tally,
 };
 use crate::{
@@ -33,7 +34,7 @@ use crate::{
     output::visible,
     owners::Sources,
     resolve::ContainerPlace,
-    topology::{inventory::Inventory, netlink::Socket},
+    topology::{inventory::Inventory, netlink::Socket, watcher::Namespaces},
 };
 
 /// How often is looked although nothing was heard.
@@ -47,6 +48,12 @@ const GATHER: Duration = Duration::from_millis(50);
 
 /// Between two looks at least this time passes, however much changes.
 const REST: Duration = Duration::from_millis(500);
+
+/// `RTNLGRP_LINK`, `RTNLGRP_IPV4_IFADDR`, `RTNLGRP_IPV6_IFADDR`, `RTNLGRP_NSID`.
+const GROUPS: [u32; 4] = [1, 5, 9, 28];
+
+/// `RTNLGRP_IPV4_ROUTE`, `RTNLGRP_IPV6_ROUTE`.
+const ROUTE_GROUPS: [u32; 2] = [7, 11];
 
 /// Hears how things are, for the metrics.
 pub trait Listener: Send + Sync {
@@ -64,7 +71,13 @@ impl Survey for Manager {
     }
 
     fn containers(&self) -> Result<Vec<ContainerPlace>, String> {
-        containers(&self.sources)
+        let spaces = self.namespaces.ever();
+        if let Some(told) = self.memory().recall(Instant::now().into_std(), spaces) {
+            return told.clone();
+        }
+        let told = containers(&self.sources);
+        self.memory().note(Instant::now().into_std(), spaces, told.clone());
+        told
     }
 }
 
@@ -75,7 +88,9 @@ pub struct Manager {
     /// What the configuration asks for. Its lock is held while anything is changed.
     base: Mutex<Desired>,
     inventory: watch::Receiver<Arc<Inventory>>,
+    namespaces: Namespaces,
     sources: Sources,
+    memory: Mutex<Memory>,
     again: Notify,
     listener: Box<dyn Listener>,
 }
@@ -86,7 +101,7 @@ impl Manager {
     pub fn new(
         state_dir: PathBuf,
         config: Option<(PathBuf, &Config)>,
-        inventory: watch::Receiver<Arc<Inventory>>,
+        topology: (watch::Receiver<Arc<Inventory>>, Namespaces),
         sources: Sources,
         listener: Box<dyn Listener>,
     ) -> Self {
@@ -100,8 +115,10 @@ impl Manager {
             state_dir,
             config_file: config.map(|(file, _)| file),
             base: Mutex::new(base.unwrap_or_default()),
-            inventory,
+            inventory: topology.0,
+            namespaces: topology.1,
             sources,
+            memory: Mutex::default(),
             again: Notify::new(),
             listener,
         }
@@ -112,9 +129,13 @@ impl Manager {
         self.base.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Makes or changes a sub-interface or shim.
     pub async fn put(self: &Arc<Self>, spec: Spec, how: How) -> Result<Report> {
-        self.change(move |manager, store, base| operation::put(store, base, &spec, how, manager))
+        self.change(move |manager, store, base| operation::put(store, base, &spec, &how, manager))
             .await
     }
 
@@ -161,6 +182,7 @@ impl Manager {
         let finished = spawn_blocking(move || {
             let base = manager.base();
             let mut store = Store::open(&manager.state_dir)?;
+            manager.memory().forget();
             work(&manager, &mut store, &base)
         })
         .await??;
@@ -196,6 +218,7 @@ impl Manager {
             let loaded = load::read(&file)?;
             let mut base = manager.base();
             let mut store = Store::open(&manager.state_dir)?;
+            manager.memory().forget();
             let finished = operation::apply(&mut store, &loaded, true, &*manager)?;
             *base = operation::desired(&loaded.config, true);
             manager.listener.configured(&loaded.config);
@@ -325,21 +348,14 @@ struct Events(AsyncFd<Socket>);
 
 impl Events {
     fn open() -> io::Result<Self> {
-        // RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_NSID
-        let socket = Socket::open(&[1, 5, 9, 28])?;
-        let on: libc::c_int = 1;
-        let length = u32::try_from(size_of_val(&on)).unwrap_or_default();
-        // SAFETY: the descriptor is open, and `on` is alive during the call with the length that is given.
-        let result = unsafe {
-            libc::setsockopt(
-                socket.as_raw_fd(),
-                libc::SOL_NETLINK,
-                libc::NETLINK_LISTEN_ALL_NSID,
-                (&raw const on).cast(),
-                length,
-            )
-        };
-        if result < 0 {
+        // Routes come last, once those of others are left out: a routing daemon may change a million.
+        let (socket, deaf) = Socket::open_for_all(&GROUPS)?;
+        let routes = socket.hear_routes_of(ROUTE_PROTOCOL);
+        match routes.and_then(|()| ROUTE_GROUPS.iter().try_for_each(|group| socket.join(*group))) {
+            Ok(()) => {}
+            Err(error) => tracing::info!(%error, "that a route was removed is seen at a regular look only"),
+        }
+        if deaf.is_some() {
             tracing::info!(
                 "changes in other namespaces are seen when the inventory tells of them, or at a regular look: \
                  hearing them at once needs CAP_NET_BROADCAST"

@@ -19,5 +19,6 @@ pub mod wanted;
 pub mod wire;
 
 mod announce;
+mod memory;
 mod places;
 mod sentence;

@@ -149,10 +149,12 @@ pub fn apply(store: &mut Store, loaded: &Loaded, prune: bool, survey: &dyn Surve
 }
 
 /// How something is to be made.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct How {
     /// It is there and is to be changed.
     pub replace: bool,
+    /// What it was when the change was made up; where it is something else by now, nothing is changed.
+    pub was: Option<Spec>,
     /// It goes again after this time unless it is confirmed.
     pub confirm_within: Option<Duration>,
 }
@@ -162,7 +164,7 @@ pub fn put(
     store: &mut Store,
     base: &Desired,
     spec: &Spec,
-    how: How,
+    how: &How,
     survey: &dyn Survey,
 ) -> Result<Finished, OperationError> {
     valid(spec)?;
@@ -181,6 +183,11 @@ pub fn put(
             )));
         }
         None if how.replace => return Err(unknown(&store.record, &label)),
+        Some(entry) if how.was.as_ref().is_some_and(|was| *was != entry.spec) => {
+            return Err(OperationError::Refused(format!(
+                "{label} was changed by somebody else meanwhile: nothing is changed; look at it and say it again"
+            )));
+        }
         _ => {}
     }
     alone(&store.record, base, spec, &id)?;

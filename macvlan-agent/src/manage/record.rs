@@ -77,6 +77,26 @@ pub enum Spec {
     Shim(Shim),
 }
 
+impl Spec {
+    /// It, where it is a sub-interface.
+    #[must_use]
+    pub fn sub_interface(&self) -> Option<&SubInterface> {
+        match self {
+            Self::SubInterface(spec) => Some(spec),
+            Self::Shim(_) => None,
+        }
+    }
+
+    /// It, where it is a shim.
+    #[must_use]
+    pub fn shim(&self) -> Option<&Shim> {
+        match self {
+            Self::Shim(spec) => Some(spec),
+            Self::SubInterface(_) => None,
+        }
+    }
+}
+
 /// Where something that was made is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Made {

@@ -5,10 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use netlink_packet_core::Parseable as _;
 use netlink_packet_route::{
-    RouteNetlinkMessage,
+    AddressFamily, RouteNetlinkMessage,
     address::AddressMessage,
     link::LinkMessage as Link,
-    route::{RouteAddress, RouteAttribute, RouteMessage},
+    route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage},
 };
 
 use super::wire::{Refusal, Wire};
@@ -103,7 +103,7 @@ pub struct SpaceState {
     pub links: Vec<LinkState>,
     /// Their addresses.
     pub addresses: Vec<AddressState>,
-    /// Its routes.
+    /// The routes in it that are ours.
     pub routes: Vec<RouteState>,
 }
 
@@ -158,14 +158,23 @@ pub fn addresses(wire: &mut Wire) -> Result<Vec<AddressState>, Refusal> {
         .collect())
 }
 
-/// The routes of the main table, both families.
+/// Our own routes of the main table, both families. The kernel leaves the others out: there may be a million of them.
 pub fn routes(wire: &mut Wire) -> Result<Vec<RouteState>, Refusal> {
-    let answers = wire.dump(&RouteNetlinkMessage::GetRoute(RouteMessage::default()))?;
-    Ok(answers
-        .iter()
-        .filter(|(kind, _)| *kind == libc::RTM_NEWROUTE)
-        .filter_map(|(_, payload)| parse_route(payload))
-        .collect())
+    let mut routes = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family;
+        message.header.table = RouteHeader::RT_TABLE_MAIN;
+        message.header.protocol = ROUTE_PROTOCOL.into();
+        let answers = match wire.dump_of(&RouteNetlinkMessage::GetRoute(message)) {
+            // The namespace has had no route yet, and so no such table.
+            Err(refusal) if refusal.errno == libc::ENOENT => continue,
+            other => other?,
+        };
+        let here = answers.iter().filter(|(kind, _)| *kind == libc::RTM_NEWROUTE);
+        routes.extend(here.filter_map(|(_, payload)| parse_route(payload)));
+    }
+    Ok(routes)
 }
 
 /// `linux/if_link.h`.

@@ -101,6 +101,14 @@ impl Wire {
         })
     }
 
+    /// The same, of what the message's header asks for alone: the kernel heeds it only where it checks all of it.
+    pub fn dump_of(&mut self, message: &RouteNetlinkMessage) -> Result<Vec<(u16, Vec<u8>)>, Refusal> {
+        self.socket.set_netlink_get_strict_chk(true)?;
+        let all = self.dump(message);
+        self.socket.set_netlink_get_strict_chk(false)?;
+        all
+    }
+
     /// Asks for one thing; gives the answers.
     pub fn get(&mut self, message: RouteNetlinkMessage) -> Result<Vec<(u16, Vec<u8>)>, Refusal> {
         let mut all = Vec::new();

@@ -13,8 +13,11 @@ use nix::sys::socket::{
     socket, sockopt,
 };
 
+use socket2::SockRef;
+
 use super::link::{attributes, number};
 
+mod filter;
 mod receive;
 mod requests;
 
@@ -72,8 +75,8 @@ impl Socket {
     pub fn open_for_all(groups: &[u32]) -> io::Result<(Self, Option<io::Error>)> {
         let socket = Self::open(groups)?;
         // Without it the kernel answers a question for another namespace's addresses with our own.
-        socket.switch_on(libc::NETLINK_GET_STRICT_CHK)?;
-        let deaf = socket.switch_on(libc::NETLINK_LISTEN_ALL_NSID).err();
+        socket.set(libc::NETLINK_GET_STRICT_CHK, 1)?;
+        let deaf = socket.set(libc::NETLINK_LISTEN_ALL_NSID, 1).err();
         Ok((socket, deaf))
     }
 
@@ -82,16 +85,26 @@ impl Socket {
         Ok(getsockname::<NetlinkAddr>(self.0.as_raw_fd())?.pid())
     }
 
-    fn switch_on(&self, option: i32) -> io::Result<()> {
-        let on: i32 = 1;
-        // SAFETY: the kernel reads the four bytes of `on`, which lives until the call returns.
+    /// Joins it to one more multicast group.
+    pub fn join(&self, group: u32) -> io::Result<()> {
+        self.set(libc::NETLINK_ADD_MEMBERSHIP, group.cast_signed())
+    }
+
+    /// Of all routes that come and go, lets those pass that bear the number `protocol`. The kernel looks before it queues
+    /// anything, so that the routes of others cost nothing here, however many they are.
+    pub fn hear_routes_of(&self, protocol: u8) -> io::Result<()> {
+        SockRef::from(self).attach_filter(&filter::routes_of(protocol))
+    }
+
+    fn set(&self, option: i32, value: i32) -> io::Result<()> {
+        // SAFETY: the kernel reads the four bytes of `value`, which lives until the call returns.
         let result = unsafe {
             libc::setsockopt(
                 self.0.as_raw_fd(),
                 libc::SOL_NETLINK,
                 option,
-                (&raw const on).cast(),
-                libc::socklen_t::try_from(size_of_val(&on)).unwrap_or_default(),
+                (&raw const value).cast(),
+                libc::socklen_t::try_from(size_of_val(&value)).unwrap_or_default(),
             )
         };
         if result == 0 {

@@ -83,6 +83,12 @@ impl Namespaces {
         self.look(|all| all.namespaces.values().cloned().collect())
     }
 
+    /// How many there have ever been.
+    #[must_use]
+    pub fn ever(&self) -> u64 {
+        self.look(|all| all.generations)
+    }
+
     /// Opens the namespace with this inode, to run something in it. None when it is not known, or not any more. Let go of
     /// it soon: it is kept alive meanwhile.
     #[must_use]
