@@ -6,6 +6,7 @@ use std::{
     io::{BufRead, BufReader, Read},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::unix::process::CommandExt,
+    panic,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{Arc, Mutex, PoisonError},
@@ -65,6 +66,27 @@ impl Agent {
         let mut all = vec![OsString::from("--web.listen-address=127.0.0.1:0")];
         all.extend(flags.iter().map(OsString::from));
         Self::launch(&agent_program(), &all, &|| Ok(())).unwrap_or_else(|error| panic!("{error:#}"))
+    }
+
+    /// The same as root without one of the capabilities, by its number.
+    ///
+    /// # Panics
+    /// When it does not become ready.
+    #[must_use]
+    pub fn start_without(capability: u8, flags: &[&str]) -> Self {
+        let start = || {
+            // SAFETY: this request takes a number and no pointer; it narrows what this thread, which ends here, and the
+            // processes it starts may be given.
+            let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(capability), 0, 0, 0) };
+            assert_eq!(result, 0, "capability {capability} cannot be dropped");
+            Self::start_with(flags)
+        };
+        thread::scope(|scope| {
+            scope
+                .spawn(start)
+                .join()
+                .unwrap_or_else(|panic| panic::resume_unwind(panic))
+        })
     }
 
     /// Starts `program run` with `flags`, and with a run directory and JSON logs where these do not say otherwise, and
