@@ -107,6 +107,7 @@ impl Podman {
             first.push(rest);
         }
         command
+            .env_remove("DOCKER_CONFIG")
             .env("PATH", first)
             .env("LD_LIBRARY_PATH", container_program("lib/x86_64-linux-gnu"))
             .env("CONTAINERS_CONF", home.join("containers.conf"))

@@ -1,0 +1,500 @@
+//! Whose a sub-interface is, whoever made its namespace: podman, CNI's macvlan plugin, `ip netns`, a bare `unshare -n`;
+//! and that none is taken for another, whatever they are called.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::Write as _,
+    os::unix::net::UnixListener,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use macvlan_agent_tests::{
+    agent::{Agent, run_to_end},
+    exposition::{self, Scrape},
+    fake_docker::FakeDocker,
+    lab::{Arrival, Lab, Mac, Mode, Place, SubInterface, Upstream, macvlan},
+    netns::{Hermit, Namespace},
+    owners::{await_info, count, info, listed, table},
+    podman::Podman,
+    surroundings::{container_program, eventually, long, on_host},
+    traffic::frame,
+};
+use serde_json::{Value, json};
+
+/// Two seconds are promised; this machine may have more to do.
+const SOON: Duration = Duration::from_secs(20);
+
+fn soon() -> Duration {
+    if on_host() { SOON } else { SOON * 4 }
+}
+
+/// Frames for it are counted under its name: the series is the sub-interface's, and not only its label.
+fn frames_are_its_own(agent: &Agent, lab: &Lab, label: &str, value: &str, mac: Mac) {
+    const FRAMES: u32 = 7;
+    lab.station.send(&frame(mac, lab.station.mac, 100), FRAMES);
+    eventually(soon(), || {
+        let scrape = agent.scrape();
+        let own = info(&scrape, label, value)?;
+        let labels = [("cast", "unicast"), ("path", "external")];
+        match count(&scrape, &own, "macvlan_delivered_frames_total", &labels) {
+            delivered if delivered == u64::from(FRAMES) => Ok(()),
+            delivered => Err(format!("{delivered} of {FRAMES} are counted for {value}")),
+        }
+    });
+}
+
+fn mac_of(text: &str) -> Mac {
+    let mut bytes = text
+        .split(':')
+        .map(|byte| u8::from_str_radix(byte, 16).expect("a byte of a MAC"));
+    Mac([(); 6].map(|()| bytes.next().expect("a MAC has six bytes")))
+}
+
+/// The real one on the host. In a VM, where there is none, its API is played by ours, at a socket called as podman's.
+#[test]
+fn podmans_containers() {
+    let lab = Lab::new(Place::Own, Upstream::Wire);
+    if !on_host() {
+        let api = FakeDocker::start();
+        let beside = api.socket().with_file_name("podman.sock");
+        std::os::unix::fs::symlink(api.socket(), &beside).expect("a link");
+        let agent = Agent::start_with(&[&format!("--containers.socket={}", beside.display())]);
+        let sub = lab.add("eth0", Mode::Bridge);
+        api.add("pod-1", sub.link.namespace.path());
+        let (info, _) = await_info(&agent, "container_name", "pod-1", soon());
+        assert_eq!(info.label("runtime"), "podman");
+        frames_are_its_own(&agent, &lab, "container_name", "pod-1", sub.mac());
+        return;
+    }
+    let podman = Podman::start();
+    let parent = format!("--opt=parent={}", lab.parent.name);
+    let create = ["network", "create", "--driver=macvlan", "--subnet=192.0.2.0/24"];
+    podman
+        .run(&[create.as_slice(), &[&parent, "mv"]].concat())
+        .expect("a network");
+    let agent = Agent::start_with(&[&format!("--containers.socket={}", podman.socket().display())]);
+    for name in ["pod-1", "pod-2"] {
+        let id = podman.sleeper(name, "mv").expect("a container");
+        let (info, late) = await_info(&agent, "container_name", name, soon());
+        say(&format!("podman's {name} was known {late:.2?} after podman run"));
+        assert_eq!(
+            ["runtime", "container_id", "parent", "interface"].map(|label| info.label(label)),
+            ["podman", &id, &lab.parent.name, "eth0"]
+        );
+        frames_are_its_own(&agent, &lab, "container_name", name, mac_of(info.label("mac")));
+    }
+    podman.run(&["rm", "--force", "--time=0", "pod-1"]).expect("it goes");
+    eventually(soon(), || match info(&agent.scrape(), "container_name", "pod-1") {
+        Err(_) => Ok(()),
+        Ok(left) => Err(format!("{left} is left")),
+    });
+    info(&agent.scrape(), "container_name", "pod-2").expect("the other stays");
+
+    // Without the API the cgroups of its processes are what is left: the id, and that the name is missing is said.
+    assert_eq!(agent.stop().status.code(), Some(0));
+    let agent = Agent::start_with(&["--containers.socket=/nonexistent/podman.sock"]);
+    let (info, _) = await_info(&agent, "runtime", "podman", soon());
+    assert_eq!(
+        (info.label("container_id").len(), info.label("container_name")),
+        (64, "")
+    );
+    let ready = agent.get("/-/ready").body;
+    assert!(
+        ready.contains("podman") && ready.contains("--containers.socket"),
+        "{ready}"
+    );
+}
+
+/// What a container runtime does to make a pod's interface: calls the plugin and keeps its result. In a VM, where there is
+/// no plugin, the interface is made by hand.
+#[test]
+fn pods_of_cni() {
+    let lab = Lab::new(Place::Own, Upstream::Wire);
+    let cache = tempfile::tempdir().expect("a directory");
+    fs::create_dir(cache.path().join("results")).expect("a directory");
+    let agent = Agent::start_with(&[
+        "--containers.socket=",
+        &format!("--containers.cni-cache={}", cache.path().display()),
+    ]);
+    for (number, pod) in ["web-0", "web-1"].iter().enumerate() {
+        let namespace = lab.namespace(&format!("cni-{number}"));
+        let id = format!("{:064x}", 0xabc_0000 + number);
+        let result = if on_host() {
+            cni(&lab, &namespace, &id, "ADD").expect("the plugin makes it")
+        } else {
+            let sub = lab.add_in(&namespace, "net1", Mode::Bridge, lab.mac(), Arrival::Directly);
+            let interface = json!({ "name": "net1", "mac": sub.mac().to_string(), "sandbox": namespace.path() });
+            json!({ "cniVersion": "1.0.0", "interfaces": [interface] })
+        };
+        let kept = json!({
+            "kind": "cniCacheV1", "containerId": id, "config": "e30=", "ifName": "net1", "networkName": "mv",
+            "netns": namespace.path(),
+            "cniArgs": [["IgnoreUnknown", "1"], ["K8S_POD_NAMESPACE", "shop"], ["K8S_POD_NAME", pod]],
+            "result": result,
+        });
+        let file = cache.path().join(format!("results/mv-{id}-net1"));
+        fs::write(&file, kept.to_string()).expect("it can be written");
+        let (info, late) = await_info(&agent, "pod_name", pod, soon());
+        say(&format!("pod {pod} was known {late:.2?} after CNI's result"));
+        let labels = ["pod_namespace", "container_id", "interface", "netns", "parent"];
+        assert_eq!(
+            labels.map(|label| info.label(label)),
+            ["shop", &id, "net1", namespace.label(), &lab.parent.name]
+        );
+        let mac = result["interfaces"][0]["mac"].as_str().expect("a MAC");
+        assert_eq!(info.label("mac"), mac);
+        frames_are_its_own(&agent, &lab, "pod_name", pod, mac_of(mac));
+        if on_host() {
+            cni(&lab, &namespace, &id, "DEL").expect("the plugin takes it away");
+            eventually(soon(), || match info_is_gone(&agent.scrape(), pod) {
+                true => Ok(()),
+                false => Err(format!("{pod} is left")),
+            });
+        }
+    }
+}
+
+fn info_is_gone(scrape: &Scrape, pod: &str) -> bool {
+    info(scrape, "pod_name", pod).is_err()
+}
+
+fn cni(lab: &Lab, namespace: &Namespace, id: &str, command: &str) -> Result<Value> {
+    let config = json!({
+        "cniVersion": "1.0.0", "name": "mv", "type": "macvlan", "master": lab.parent.name, "mode": "bridge",
+        "ipam": { "type": "static", "addresses": [{ "address": "192.0.2.31/24" }] },
+    });
+    let mut plugin = Command::new(container_program("lib/cni/macvlan"))
+        .env("CNI_COMMAND", command)
+        .env("CNI_CONTAINERID", id)
+        .env("CNI_NETNS", namespace.path())
+        .env("CNI_IFNAME", "net1")
+        .env("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web")
+        .env("CNI_PATH", container_program("lib/cni"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    plugin
+        .stdin
+        .take()
+        .context("it reads")?
+        .write_all(config.to_string().as_bytes())?;
+    let output = plugin.wait_with_output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    if command == "DEL" {
+        return Ok(Value::Null);
+    }
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// No runtime at all: a name under /run/netns, and a process that nobody gave a name.
+#[test]
+fn a_named_namespace_and_a_bare_process() {
+    let lab = Lab::new(Place::Own, Upstream::Wire);
+    let agent = Agent::start_with(&["--containers.socket="]);
+    let named = lab.add("macv1", Mode::Bridge);
+    let hermit = Hermit::new().expect("a process in a namespace of its own");
+    let bare = lab.add_in(&hermit.namespace, "macv1", Mode::Bridge, lab.mac(), Arrival::Moved);
+    assert!(hermit.namespace.label().starts_with("ino:"));
+    for sub in [&named, &bare] {
+        eventually(soon(), || agent.knows(sub));
+        let label = sub.link.namespace.label();
+        frames_are_its_own(&agent, &lab, "netns", label, sub.mac());
+        let scrape = agent.scrape();
+        let own = info(&scrape, "netns", label).expect("it is known");
+        assert_eq!(
+            ["runtime", "container_name", "pod_name"].map(|label| own.label(label)),
+            ["", "", ""]
+        );
+    }
+    // It ends with its process, without a message about its link.
+    let gone = hermit.namespace.label().to_owned();
+    drop(hermit);
+    eventually(soon(), || match info(&agent.scrape(), "netns", &gone) {
+        Err(_) => Ok(()),
+        Ok(left) => Err(format!("{left} is left")),
+    });
+    agent.knows(&named).expect("the other stays");
+}
+
+/// Equal names, indexes and addresses; only parents and namespaces differ.
+#[test]
+fn equals_are_told_apart() {
+    let labs = [Place::Own, Place::Named].map(|place| Lab::new(place, Upstream::Wire));
+    let (mac, api) = (labs[0].mac(), FakeDocker::start());
+    let agent = Agent::start_with(&[&api.flag()]);
+    let names = ["twin-1", "twin-2"];
+    let twins: Vec<SubInterface> = labs
+        .iter()
+        .zip(names)
+        .map(|(lab, name)| {
+            let namespace = lab.namespace("twin");
+            let sub = lab.add_in(&namespace, "eth0", Mode::Bridge, mac, Arrival::Directly);
+            sub.link
+                .add_address(std::net::Ipv4Addr::new(192, 0, 2, 9), 24)
+                .expect("it takes the address");
+            api.add(name, namespace.path());
+            sub
+        })
+        .collect();
+    let infos = names.map(|name| await_info(&agent, "container_name", name, soon()).0);
+    for label in ["interface", "mac", "ifindex"] {
+        assert_eq!(infos[0].label(label), infos[1].label(label), "they are to be equal");
+    }
+    for (number, (lab, name)) in labs.iter().zip(names).enumerate() {
+        let own = &infos[number];
+        assert_eq!(
+            [own.label("parent"), own.label("netns")],
+            [&lab.parent_label(), twins[number].link.namespace.label()]
+        );
+        let frames = 10 + u32::try_from(number).expect("it is small");
+        lab.station.send(&frame(mac, lab.station.mac, 100), frames);
+        eventually(soon(), || {
+            let scrape = agent.scrape();
+            let labels = [("cast", "unicast"), ("path", "external")];
+            let counted = infos
+                .each_ref()
+                .map(|info| count(&scrape, info, "macvlan_delivered_frames_total", &labels));
+            let expected = if number == 0 { [10, 0] } else { [10, 11] };
+            (counted == expected)
+                .then_some(())
+                .ok_or_else(|| format!("{counted:?} and not {expected:?}"))
+        });
+        let listed = listed(&agent, &lab.parent_label());
+        let [one] = &listed[..] else { panic!("{listed:?}") };
+        assert_eq!(
+            (&one["owner"]["container_name"], &one["counts"]["delivered_external"]),
+            (&json!(name), &json!(frames))
+        );
+        assert_eq!(one["addresses"], json!(["192.0.2.9"]));
+        let table = table(&agent);
+        let rows: Vec<_> = table.lines().filter(|row| row.contains(name)).collect();
+        let [row] = rows[..] else { panic!("{table}") };
+        let cells: Vec<_> = row.split_whitespace().collect();
+        let parent = lab.parent_label();
+        assert_eq!(cells[..3], [&parent, "eth0", twins[number].link.namespace.label()]);
+        assert!(cells.contains(&frames.to_string().as_str()), "{row}");
+    }
+}
+
+/// Names that the kernel takes: it forbids `/`, `:` and white space in those of links, `/` in those of files, and nothing
+/// in those of containers, which a runtime of its own may choose.
+#[test]
+fn hostile_names() {
+    const LINKS: [&str; 6] = [
+        "\"quo'ted\\",
+        "\u{1b}[2J\u{1b}]0;x",
+        "$(reboot)`;&|",
+        "größenwahn-é",
+        "<img+src=x>&lt;",
+        "\u{202e}drawkcab\u{7f}",
+    ];
+    const CONTAINERS: [&str; 6] = [
+        "line\nbreak\r\ttab",
+        "\u{1b}[31mred\u{1b}[0m",
+        "$(reboot); `id` | sh",
+        "\"}\n# HELP evil x\nmacvlan_evil 1\n",
+        "<script>alert(1)</script>",
+        "日本語のコンテナ名\\n",
+    ];
+    let (lab, api) = (Lab::new(Place::Own, Upstream::Wire), FakeDocker::start());
+    let agent = Agent::start_with(&[&api.flag()]);
+    let mut subs = Vec::new();
+    for (link, container) in LINKS.iter().zip(CONTAINERS) {
+        assert!(link.len() <= 15, "{link:?}");
+        let namespace = lab.namespace(&format!("{}{container}", subs.len()).replace('/', "_"));
+        let sub = lab.add_in(&namespace, link, Mode::Bridge, lab.mac(), Arrival::Directly);
+        api.add(container, namespace.path());
+        subs.push(sub);
+    }
+    // A backslash is written twice, so that what is no UTF-8 can be written by it.
+    let label = |name: &str| name.replace('\\', "\\\\");
+    for (sub, container) in subs.iter().zip(CONTAINERS) {
+        let (info, _) = await_info(&agent, "container_name", container, soon());
+        assert_eq!(
+            ["interface", "netns"].map(|name| info.label(name).to_owned()),
+            [label(&sub.link.name), label(sub.link.namespace.label())]
+        );
+    }
+    let scrape = agent.scrape();
+    let open = [("Accept", "application/openmetrics-text;version=1.0.0")];
+    let open = exposition::get_with(agent.address(), "/metrics", &open).expect("it answers");
+    assert!(open.body.ends_with("\n# EOF\n"));
+    let infos = |text: &str| -> BTreeSet<String> {
+        let lines = text.lines().filter(|line| line.starts_with("macvlan_interface_info{"));
+        lines
+            .filter_map(|line| Some(line.rsplit_once(' ')?.0.to_owned()))
+            .collect()
+    };
+    assert_eq!(infos(&scrape.text), infos(&open.body));
+    assert!(infos(&open.body).len() >= LINKS.len());
+    assert!(!scrape.families.contains_key("macvlan_evil") && !open.body.contains("\nmacvlan_evil"));
+
+    let listed = listed(&agent, &lab.parent.name);
+    assert_eq!(listed.len(), LINKS.len());
+    for (sub, container) in subs.iter().zip(CONTAINERS) {
+        let one = listed
+            .iter()
+            .find(|one| one["owner"]["container_name"] == container)
+            .unwrap_or_else(|| panic!("{container:?} is not in {listed:?}"));
+        assert_eq!(one["interface"], label(&sub.link.name));
+        assert_eq!(one["netns"], label(sub.link.namespace.label()));
+    }
+    let run_dir = format!("--run.dir={}", agent.run_dir().display());
+    // With the agent, and without it by its own eyes.
+    for run_dir in [run_dir.as_str(), "--run.dir=/nonexistent"] {
+        for form in ["table", "yaml"] {
+            let output = run_to_end(&["list", "-o", form, run_dir, &api.flag()]);
+            assert!(output.status.success(), "{output:?}");
+            let text = String::from_utf8(output.stdout).expect("it is UTF-8");
+            // YAML is for programs, which may write the direction of text as it is.
+            let turns = |c: char| form == "table" && matches!(c, '\u{202a}'..='\u{202e}' | '\u{7f}');
+            let raw = |c: char| (c < ' ' && c != '\n') || turns(c);
+            assert!(!text.contains(raw), "{form}: {text:?}");
+            assert!(text.contains("<script>alert(1)</script>"), "{form}: {text}");
+            if form == "table" {
+                let own = text.lines().filter(|line| line.contains(&lab.parent.name));
+                assert_eq!(own.count(), LINKS.len(), "one line each: {text}");
+            }
+        }
+    }
+    let page = agent.get("/");
+    assert!(!page.body.contains("<script>alert"), "{}", page.body);
+}
+
+/// CAP_SYS_ADMIN is for joining other namespaces, Docker's socket for names: without either, all the rest is shown, and
+/// what is missing is said.
+#[test]
+fn without_the_capability_and_without_the_socket() {
+    const SYS_ADMIN: u8 = 21;
+    let api = FakeDocker::start();
+    let own = Lab::new(Place::Own, Upstream::Wire);
+    let near = own.add("near", Mode::Bridge);
+    api.add("web-1", near.link.namespace.path());
+    let agent = Agent::start_without(SYS_ADMIN, &[&api.flag()]);
+    let other = Lab::new(Place::Named, Upstream::Wire);
+    let far = other.add("far", Mode::Bridge);
+    // Who there is, in every namespace, and whose: that needs no joining.
+    agent.await_known(&[&near, &far]);
+    await_info(&agent, "container_name", "web-1", soon());
+    // What arrives at the parent that can be reached is counted.
+    frames_are_its_own(&agent, &own, "container_name", "web-1", near.mac());
+    // A parent in another namespace is not: of that one the agent is not ready, and says why and what else is missing.
+    eventually(soon(), || {
+        let ready = agent.get("/-/ready");
+        let parent = format!("parent_egress on {} is not attached", other.parent_label());
+        let said = [&parent, "CAP_SYS_ADMIN", "not ready", "besides, it is degraded"];
+        (ready.status == 503 && said.iter().all(|word| ready.body.contains(word)))
+            .then_some(())
+            .ok_or(ready.body)
+    });
+    let run_dir = format!("--run.dir={}", agent.run_dir().display());
+    let said = String::from_utf8_lossy(&run_to_end(&["list", &run_dir]).stderr).into_owned();
+    assert!(said.contains("CAP_SYS_ADMIN"), "{said}");
+    let listed = [&own, &other].map(|lab| listed(&agent, &lab.parent_label()).len());
+    assert_eq!(listed, [1, 1]);
+    assert_eq!(agent.stop().status.code(), Some(0));
+
+    // Where no runtime is there is nothing to say; of one that does not answer there is.
+    let place = tempfile::tempdir().expect("a directory");
+    let socket = place.path().join("docker.sock").display().to_string();
+    let _mute = UnixListener::bind(&socket).expect("a socket");
+    let agent = Agent::start_with(&[&format!("--containers.socket={socket},/nonexistent/docker.sock")]);
+    agent.await_known(&[&near, &far]);
+    eventually(soon(), || {
+        let ready = agent.get("/-/ready").body;
+        let is_said = ready.contains(&format!("{socket} cannot be asked for names"));
+        (is_said && !ready.contains("/nonexistent")).then_some(()).ok_or(ready)
+    });
+    let netns = near.link.namespace.label();
+    frames_are_its_own(&agent, &own, "netns", netns, near.mac());
+    let one = info(&agent.scrape(), "netns", netns).expect("it is shown");
+    assert_eq!(one.label("container_name"), "");
+}
+
+/// Twenty come and go each second.
+#[test]
+fn a_coming_and_going() {
+    const EACH_SECOND: u32 = 20;
+    /// So many are there at once.
+    const ALIVE: usize = 10;
+    let seconds = match (long(), on_host()) {
+        (true, _) => 60,
+        (false, true) => 6,
+        (false, false) => 2,
+    };
+    let lab = Lab::new(Place::Own, Upstream::Wire);
+    let agent = Agent::start_with(&["--containers.socket="]);
+    let parent = lab.parent_label();
+    let known = || {
+        let scrape = agent.scrape();
+        let labels = [("parent", parent.as_str())];
+        let seen = scrape.samples("macvlan_interface_info", &labels);
+        let seen: BTreeSet<String> = seen.map(|sample| sample.label("mac").to_owned()).collect();
+        seen
+    };
+    let turn = |from: u32, count: u32| -> Duration {
+        let start = Instant::now();
+        let mut alive = std::collections::VecDeque::new();
+        for number in from..from + count {
+            let [.., high, low] = number.to_be_bytes();
+            let mac = Mac([0x02, 0x6d, 0x77, 0, high, low]);
+            let namespace = lab.namespace(&format!("c{number}"));
+            let link = macvlan(&lab.parent, &namespace, "eth0", Mode::Bridge, mac).expect("it is made");
+            link.set_up(true).expect("it comes up");
+            alive.push_back((namespace, mac));
+            if alive.len() > ALIVE {
+                let (_namespace, mac) = alive.pop_front().expect("there are some");
+                // The oldest has been there for half a second: it must be known by now.
+                eventually(soon(), || {
+                    let seen = known();
+                    seen.contains(&mac.to_string())
+                        .then_some(())
+                        .ok_or_else(|| format!("{mac} was missed; known are {seen:?}"))
+                });
+            }
+            let due = start + Duration::from_secs(1) / EACH_SECOND * (number - from + 1);
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+        }
+        start.elapsed()
+    };
+    let none_left = || {
+        eventually(soon(), || {
+            let left = known();
+            left.is_empty()
+                .then_some(())
+                .ok_or_else(|| format!("{left:?} are left"))
+        });
+    };
+    // What the first ones take stays: buffers, and the allocator's arenas.
+    let warm_up = EACH_SECOND * 2;
+    turn(0, warm_up);
+    none_left();
+    let before = resident_kilobytes(agent.pid());
+    let took = turn(warm_up, EACH_SECOND * seconds);
+    none_left();
+    let after = resident_kilobytes(agent.pid());
+    say(&format!(
+        "{} came and went in {took:.1?}; the agent's memory went from {before} to {after} kB",
+        EACH_SECOND * seconds
+    ));
+    assert!(after < before + 8 * 1024, "{before} kB before, {after} kB after");
+    let ready = agent.get("/-/ready");
+    assert_eq!(ready.status, 200, "{}", ready.body);
+}
+
+fn resident_kilobytes(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let number = line.and_then(|rest| rest.split_whitespace().next());
+    number.and_then(|number| number.parse().ok()).expect("a number of kB")
+}
+
+/// Past what libtest keeps for failures: these times are the result.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
