@@ -2,11 +2,15 @@
 //! and that none is taken for another, whatever they are called.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, VecDeque},
     fs,
     io::Write as _,
     os::unix::net::UnixListener,
     process::{Command, Stdio},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -16,7 +20,7 @@ use macvlan_agent_tests::{
     agent::{Agent, run_to_end},
     exposition::{self, Scrape},
     fake_docker::FakeDocker,
-    lab::{Arrival, Lab, Mac, Mode, Place, SubInterface, Upstream, macvlan},
+    lab::{Arrival, Lab, Mac, Mode, Place, SubInterface, Upstream, macvlans},
     netns::{Hermit, Namespace},
     owners::{await_info, count, info, listed, table},
     podman::Podman,
@@ -437,30 +441,34 @@ fn a_coming_and_going() {
         let seen: BTreeSet<String> = seen.map(|sample| sample.label("mac").to_owned()).collect();
         seen
     };
+    let seen = Mutex::new(BTreeSet::new());
+    let is_seen = |mac: &Mac| -> Result<(), String> {
+        let seen = seen.lock().expect("nobody panicked");
+        let missed = || format!("{mac} was missed; {} were seen", seen.len());
+        seen.contains(&mac.to_string()).then_some(()).ok_or_else(missed)
+    };
     let turn = |from: u32, count: u32| -> Duration {
         let start = Instant::now();
-        let mut alive = std::collections::VecDeque::new();
+        let mut alive = VecDeque::new();
         for number in from..from + count {
             let [.., high, low] = number.to_be_bytes();
             let mac = Mac([0x02, 0x6d, 0x77, 0, high, low]);
             let namespace = lab.namespace(&format!("c{number}"));
-            let link = macvlan(&lab.parent, &namespace, "eth0", Mode::Bridge, mac).expect("it is made");
-            link.set_up(true).expect("it comes up");
+            macvlans(&lab.parent, &namespace, &[("eth0".to_owned(), mac)]).expect("it is made");
             alive.push_back((namespace, mac));
             if alive.len() > ALIVE {
+                // It has been there for half a second, and is to be known by now; on a busy machine it may stay longer.
                 let (_namespace, mac) = alive.pop_front().expect("there are some");
-                // The oldest has been there for half a second: it must be known by now.
-                eventually(soon(), || {
-                    let seen = known();
-                    seen.contains(&mac.to_string())
-                        .then_some(())
-                        .ok_or_else(|| format!("{mac} was missed; known are {seen:?}"))
-                });
+                eventually(soon(), || is_seen(&mac));
             }
             let due = start + Duration::from_secs(1) / EACH_SECOND * (number - from + 1);
             thread::sleep(due.saturating_duration_since(Instant::now()));
         }
-        start.elapsed()
+        let took = start.elapsed();
+        for (_, mac) in &alive {
+            eventually(soon(), || is_seen(mac));
+        }
+        took
     };
     let none_left = || {
         eventually(soon(), || {
@@ -470,14 +478,25 @@ fn a_coming_and_going() {
                 .ok_or_else(|| format!("{left:?} are left"))
         });
     };
-    // What the first ones take stays: buffers, and the allocator's arenas.
-    let warm_up = EACH_SECOND * 2;
-    turn(0, warm_up);
-    none_left();
-    let before = resident_kilobytes(agent.pid());
-    let took = turn(warm_up, EACH_SECOND * seconds);
-    none_left();
-    let after = resident_kilobytes(agent.pid());
+    let stop = AtomicBool::new(false);
+    let (before, took, after) = thread::scope(|scope| {
+        let _stop = StopOnDrop(&stop);
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let now = known();
+                seen.lock().expect("nobody panicked").extend(now);
+                thread::sleep(Duration::from_millis(50));
+            }
+        });
+        // What the first ones take stays: buffers, and the allocator's arenas.
+        let warm_up = EACH_SECOND * 2;
+        turn(0, warm_up);
+        none_left();
+        let before = resident_kilobytes(agent.pid());
+        let took = turn(warm_up, EACH_SECOND * seconds);
+        none_left();
+        (before, took, resident_kilobytes(agent.pid()))
+    });
     say(&format!(
         "{} came and went in {took:.1?}; the agent's memory went from {before} to {after} kB",
         EACH_SECOND * seconds
@@ -485,6 +504,15 @@ fn a_coming_and_going() {
     assert!(after < before + 8 * 1024, "{before} kB before, {after} kB after");
     let ready = agent.get("/-/ready");
     assert_eq!(ready.status, 200, "{}", ready.body);
+}
+
+/// Ends the observer, when the one that is observed panics as well.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 fn resident_kilobytes(pid: u32) -> u64 {
