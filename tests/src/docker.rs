@@ -88,7 +88,7 @@ impl Docker {
             _remains: remains,
             home,
         };
-        eventually(Duration::from_secs(60), || {
+        eventually(Duration::from_mins(1), || {
             docker
                 .run(&["version"])
                 .map_err(|error| format!("{error:#}\n{}", docker.daemon.log()))
@@ -186,7 +186,7 @@ impl Service {
     }
 
     pub(crate) fn await_socket(&self, socket: &Path) {
-        eventually(Duration::from_secs(60), || {
+        eventually(Duration::from_mins(1), || {
             socket
                 .exists()
                 .then_some(())

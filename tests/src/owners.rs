@@ -27,10 +27,28 @@ pub fn info(scrape: &Scrape, label: &str, value: &str) -> Result<Sample, String>
 ///
 /// # Panics
 /// When there is none within `deadline`.
+#[must_use]
 pub fn await_info(agent: &Agent, label: &str, value: &str, deadline: Duration) -> (Sample, Duration) {
     let start = Instant::now();
     let sample = eventually(deadline, || info(&agent.scrape(), label, value));
     (sample, start.elapsed())
+}
+
+/// Waits until no series has this label any more.
+///
+/// # Panics
+/// When there is one left after `deadline`.
+pub fn await_gone(agent: &Agent, label: &str, value: &str, deadline: Duration) {
+    eventually(deadline, || {
+        let scrape = agent.scrape();
+        let left = scrape.samples.iter().filter(|sample| sample.label(label) == value);
+        let left: Vec<_> = left.map(ToString::to_string).collect();
+        if left.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("{label}={value} is left in:\n{}", left.join("\n")))
+        }
+    });
 }
 
 /// A counter of the sub-interface that `info` is of; all its series that have these labels together.

@@ -134,11 +134,13 @@ fn configure(home: &Path) -> Result<()> {
     fs::write(
         home.join("containers.conf"),
         format!(
-            "[engine]\ncgroup_manager=\"cgroupfs\"\nevents_logger=\"file\"\nlock_type=\"file\"\nconmon_path=[{conmon:?}]\n\
-             helper_binaries_dir=[{helpers:?}]\nstatic_dir={:?}\ntmp_dir={:?}\nvolume_path={:?}\n\
+            "[engine]\ncgroup_manager=\"cgroupfs\"\nevents_logger=\"file\"\nlock_type=\"file\"\nconmon_path=[\"{}\"]\n\
+             helper_binaries_dir=[\"{}\"]\nstatic_dir={:?}\ntmp_dir={:?}\nvolume_path={:?}\n\
              [network]\nnetwork_backend=\"netavark\"\nnetwork_config_dir={:?}\n\
              [containers]\nseccomp_profile=\"unconfined\"\napparmor_profile=\"\"\n\
              default_ulimits=[\"nofile=1024:1024\",\"nproc=1024:1024\"]\n",
+            conmon.display(),
+            helpers.display(),
             at("static"),
             at("tmp"),
             at("volumes"),

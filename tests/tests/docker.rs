@@ -14,7 +14,7 @@ use macvlan_agent_tests::{
     fake_docker::FakeDocker,
     lab::{Lab, Link, Mac, Mode, Place, Upstream},
     netns::Namespace,
-    owners::{await_info, count, info, listed},
+    owners::{await_gone, await_info, count, info, listed},
     surroundings::{eventually, kernel, on_host, patience, release},
 };
 
@@ -99,23 +99,6 @@ impl Bench {
         let ping = self.docker.run(&[ping.as_slice(), &[&count, &to]].concat());
         ping.map_err(|error| format!("{error:#}"))
     }
-
-    fn none_left(&self, label: &str, value: &str) {
-        eventually(SOON, || {
-            let scrape = self.agent.scrape();
-            let left: Vec<_> = scrape
-                .samples
-                .iter()
-                .filter(|sample| sample.label(label) == value)
-                .map(ToString::to_string)
-                .collect();
-            if left.is_empty() {
-                Ok(())
-            } else {
-                Err(format!("{label}={value} is left in:\n{}", left.join("\n")))
-            }
-        });
-    }
 }
 
 #[test]
@@ -179,8 +162,8 @@ fn pings_are_counted(bench: &Bench, infos: &[Sample; 3]) {
 fn nothing_stays_of_what_ends(bench: &Bench, infos: &[Sample; 3]) {
     let remove = |name: &str| bench.docker.run(&["rm", "--force", name]).expect("it goes");
     remove(NAMES[2]);
-    bench.none_left("container_name", NAMES[2]);
-    bench.none_left("netns", infos[2].label("netns"));
+    await_gone(&bench.agent, "container_name", NAMES[2], SOON);
+    await_gone(&bench.agent, "netns", infos[2].label("netns"), SOON);
 
     // The same name again: another container, whose counts begin at nothing.
     let again = bench.run(2);
@@ -194,7 +177,7 @@ fn nothing_stays_of_what_ends(bench: &Bench, infos: &[Sample; 3]) {
         .docker
         .run(&["restart", "--time=0", NAMES[0]])
         .expect("it comes back");
-    bench.none_left("netns", infos[0].label("netns"));
+    await_gone(&bench.agent, "netns", infos[0].label("netns"), SOON);
     let (restarted, late) = await_info(&bench.agent, "container_name", NAMES[0], SOON);
     say(&format!("{} was known {late:.2?} after its restart", NAMES[0]));
     assert_eq!(restarted.label("container_id"), infos[0].label("container_id"));
@@ -205,7 +188,7 @@ fn nothing_stays_of_what_ends(bench: &Bench, infos: &[Sample; 3]) {
         remove(name);
     }
     bench.docker.run(&["network", "rm", NETWORK]).expect("it goes");
-    bench.none_left("parent", parent);
+    await_gone(&bench.agent, "parent", parent, SOON);
     assert_eq!(listed(&bench.agent, parent).len(), 0);
 }
 
@@ -230,20 +213,8 @@ fn in_a_machine() {
         assert_eq!(info.label("netns"), sub.link.namespace.label());
         api.clear();
         drop(sub);
-        eventually(patience(Duration::from_secs(4)), || {
-            match info_or_none(&agent, &lab.parent_label()) {
-                0 => Ok(()),
-                left => Err(format!("{left} are left")),
-            }
-        });
+        await_gone(&agent, "parent", &lab.parent_label(), patience(Duration::from_secs(4)));
     }
-}
-
-fn info_or_none(agent: &Agent, parent: &str) -> usize {
-    agent
-        .scrape()
-        .samples("macvlan_interface_info", &[("parent", parent)])
-        .count()
 }
 
 /// Past what libtest keeps for failures: these times are the result.

@@ -18,11 +18,11 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use macvlan_agent_tests::{
     agent::{Agent, run_to_end},
-    exposition::{self, Scrape},
+    exposition,
     fake_docker::FakeDocker,
     lab::{Arrival, Lab, Mac, Mode, Place, SubInterface, Upstream, macvlans},
     netns::{Hermit, Namespace},
-    owners::{await_info, count, info, listed, table},
+    owners::{await_gone, await_info, count, info, listed, table},
     podman::Podman,
     surroundings::{container_program, eventually, long, on_host},
     traffic::frame,
@@ -92,10 +92,7 @@ fn podmans_containers() {
         frames_are_its_own(&agent, &lab, "container_name", name, mac_of(info.label("mac")));
     }
     podman.run(&["rm", "--force", "--time=0", "pod-1"]).expect("it goes");
-    eventually(soon(), || match info(&agent.scrape(), "container_name", "pod-1") {
-        Err(_) => Ok(()),
-        Ok(left) => Err(format!("{left} is left")),
-    });
+    await_gone(&agent, "container_name", "pod-1", soon());
     info(&agent.scrape(), "container_name", "pod-2").expect("the other stays");
 
     // Without the API the cgroups of its processes are what is left: the id, and that the name is missing is said.
@@ -154,16 +151,9 @@ fn pods_of_cni() {
         frames_are_its_own(&agent, &lab, "pod_name", pod, mac_of(mac));
         if on_host() {
             cni(&lab, &namespace, &id, "DEL").expect("the plugin takes it away");
-            eventually(soon(), || match info_is_gone(&agent.scrape(), pod) {
-                true => Ok(()),
-                false => Err(format!("{pod} is left")),
-            });
+            await_gone(&agent, "pod_name", pod, soon());
         }
     }
-}
-
-fn info_is_gone(scrape: &Scrape, pod: &str) -> bool {
-    info(scrape, "pod_name", pod).is_err()
 }
 
 fn cni(lab: &Lab, namespace: &Namespace, id: &str, command: &str) -> Result<Value> {
@@ -218,10 +208,7 @@ fn a_named_namespace_and_a_bare_process() {
     // It ends with its process, without a message about its link.
     let gone = hermit.namespace.label().to_owned();
     drop(hermit);
-    eventually(soon(), || match info(&agent.scrape(), "netns", &gone) {
-        Err(_) => Ok(()),
-        Ok(left) => Err(format!("{left} is left")),
-    });
+    await_gone(&agent, "netns", &gone, soon());
     agent.knows(&named).expect("the other stays");
 }
 
@@ -370,8 +357,8 @@ fn hostile_names() {
     assert!(!page.body.contains("<script>alert"), "{}", page.body);
 }
 
-/// CAP_SYS_ADMIN is for joining other namespaces, Docker's socket for names: without either, all the rest is shown, and
-/// what is missing is said.
+/// `CAP_SYS_ADMIN` is for joining other namespaces, Docker's socket for names: without either, all the rest is shown,
+/// and what is missing is said.
 #[test]
 fn without_the_capability_and_without_the_socket() {
     const SYS_ADMIN: u8 = 21;
@@ -384,7 +371,7 @@ fn without_the_capability_and_without_the_socket() {
     let far = other.add("far", Mode::Bridge);
     // Who there is, in every namespace, and whose: that needs no joining.
     agent.await_known(&[&near, &far]);
-    await_info(&agent, "container_name", "web-1", soon());
+    let _ = await_info(&agent, "container_name", "web-1", soon());
     // What arrives at the parent that can be reached is counted.
     frames_are_its_own(&agent, &own, "container_name", "web-1", near.mac());
     // A parent in another namespace is not: of that one the agent is not ready, and says why and what else is missing.
