@@ -205,7 +205,7 @@ fn in_a_machine() {
     let agent = Agent::start_with(&[&api.flag()]);
     // Again and again, for inodes are used again: what was told of the one before does not stick to the next.
     for name in NAMES {
-        let sub = lab.add("eth0", Mode::Bridge);
+        let sub = lab.add("net1", Mode::Bridge);
         let file = sub.link.namespace.path().to_owned();
         api.add(name, &file);
         let (info, late) = await_info(&agent, "container_name", name, patience(Duration::from_secs(4)));

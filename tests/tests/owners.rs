@@ -67,7 +67,7 @@ fn podmans_containers() {
         let beside = api.socket().with_file_name("podman.sock");
         std::os::unix::fs::symlink(api.socket(), &beside).expect("a link");
         let agent = Agent::start_with(&[&format!("--containers.socket={}", beside.display())]);
-        let sub = lab.add("eth0", Mode::Bridge);
+        let sub = lab.add("net1", Mode::Bridge);
         api.add("pod-1", sub.link.namespace.path());
         let (info, _) = await_info(&agent, "container_name", "pod-1", soon());
         assert_eq!(info.label("runtime"), "podman");
@@ -224,7 +224,7 @@ fn equals_are_told_apart() {
         .zip(names)
         .map(|(lab, name)| {
             let namespace = lab.namespace("twin");
-            let sub = lab.add_in(&namespace, "eth0", Mode::Bridge, mac, Arrival::Directly);
+            let sub = lab.add_in(&namespace, "net1", Mode::Bridge, mac, Arrival::Directly);
             sub.link
                 .add_address(std::net::Ipv4Addr::new(192, 0, 2, 9), 24)
                 .expect("it takes the address");
@@ -267,7 +267,7 @@ fn equals_are_told_apart() {
         let [row] = rows[..] else { panic!("{table}") };
         let cells: Vec<_> = row.split_whitespace().collect();
         let parent = lab.parent_label();
-        assert_eq!(cells[..3], [&parent, "eth0", twins[number].link.namespace.label()]);
+        assert_eq!(cells[..3], [&parent, "net1", twins[number].link.namespace.label()]);
         assert!(cells.contains(&frames.to_string().as_str()), "{row}");
     }
 }
@@ -441,7 +441,7 @@ fn a_coming_and_going() {
             let [.., high, low] = number.to_be_bytes();
             let mac = Mac([0x02, 0x6d, 0x77, 0, high, low]);
             let namespace = lab.namespace(&format!("c{number}"));
-            macvlans(&lab.parent, &namespace, &[("eth0".to_owned(), mac)]).expect("it is made");
+            macvlans(&lab.parent, &namespace, &[("net1".to_owned(), mac)]).expect("it is made");
             alive.push_back((namespace, mac));
             if alive.len() > ALIVE {
                 // It has been there for half a second, and is to be known by now; on a busy machine it may stay longer.
