@@ -1,5 +1,5 @@
 //! A real Docker daemon, Debian's, with a macvlan network: its containers are known by name, their frames are theirs, and
-//! what ends leaves nothing behind. In VMs, where there is none, an API of ours speaks of namespaces of ours.
+//! what ends leaves nothing behind.
 
 use std::{
     io::Write as _,
@@ -11,11 +11,10 @@ use macvlan_agent_tests::{
     agent::Agent,
     docker::{Docker, IMAGE},
     exposition::{Sample, Scrape},
-    fake_docker::FakeDocker,
-    lab::{Lab, Link, Mac, Mode, Place, Upstream},
+    lab::{Lab, Link, Mac, Place, Upstream},
     netns::Namespace,
     owners::{await_gone, await_info, count, info, listed},
-    surroundings::{eventually, kernel, on_host, patience, release},
+    surroundings::{eventually, kernel, on_host, release},
 };
 
 const NETWORK: &str = "mv";
@@ -104,7 +103,14 @@ impl Bench {
 #[test]
 fn containers_of_a_real_daemon() {
     if !on_host() {
-        return in_a_machine();
+        // There is no Docker in a VM, and that this is one is shown.
+        let (major, minor) = release();
+        assert_eq!(
+            kernel(),
+            format!("{major}.{minor}"),
+            "this is no virtual machine of ours"
+        );
+        return;
     }
     let bench = Bench::new();
     let infos = [0, 1, 2].map(|number| bench.run(number));
@@ -190,31 +196,6 @@ fn nothing_stays_of_what_ends(bench: &Bench, infos: &[Sample; 3]) {
     bench.docker.run(&["network", "rm", NETWORK]).expect("it goes");
     await_gone(&bench.agent, "parent", parent, SOON);
     assert_eq!(listed(&bench.agent, parent).len(), 0);
-}
-
-/// There is no Docker in a VM, and that this is one is shown; but its kernel numbers namespaces anew in its own way.
-fn in_a_machine() {
-    let (major, minor) = release();
-    assert_eq!(
-        kernel(),
-        format!("{major}.{minor}"),
-        "this is no virtual machine of ours"
-    );
-    let lab = Lab::new(Place::Own, Upstream::Wire);
-    let api = FakeDocker::start();
-    let agent = Agent::start_with(&[&api.flag()]);
-    // Again and again, for inodes are used again: what was told of the one before does not stick to the next.
-    for name in NAMES {
-        let sub = lab.add("net1", Mode::Bridge);
-        let file = sub.link.namespace.path().to_owned();
-        api.add(name, &file);
-        let (info, late) = await_info(&agent, "container_name", name, patience(Duration::from_secs(4)));
-        say(&format!("{name} was known {late:.2?} after it came"));
-        assert_eq!(info.label("netns"), sub.link.namespace.label());
-        api.clear();
-        drop(sub);
-        await_gone(&agent, "parent", &lab.parent_label(), patience(Duration::from_secs(4)));
-    }
 }
 
 /// Past what libtest keeps for failures: these times are the result.

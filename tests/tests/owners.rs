@@ -24,7 +24,7 @@ use macvlan_agent_tests::{
     netns::{Hermit, Namespace},
     owners::{await_gone, await_info, count, info, listed, table},
     podman::Podman,
-    surroundings::{container_program, eventually, long, on_host},
+    surroundings::{container_program, eventually, kernel, long, on_host, release},
     traffic::frame,
 };
 use serde_json::{Value, json};
@@ -58,22 +58,24 @@ fn mac_of(text: &str) -> Mac {
     Mac([(); 6].map(|()| bytes.next().expect("a MAC has six bytes")))
 }
 
-/// The real one on the host. In a VM, where there is none, its API is played by ours, at a socket called as podman's.
+/// There is neither podman nor CNI in a VM, and that this is one is shown: nothing that they need of the agent is the
+/// kernel's affair, and tests/docker.rs asks there what an API of ours tells.
+fn is_a_machine() {
+    let (major, minor) = release();
+    assert_eq!(
+        kernel(),
+        format!("{major}.{minor}"),
+        "this is no virtual machine of ours"
+    );
+}
+
+/// By its API, and without that by the cgroups that it makes.
 #[test]
 fn podmans_containers() {
-    let lab = Lab::new(Place::Own, Upstream::Wire);
     if !on_host() {
-        let api = FakeDocker::start();
-        let beside = api.socket().with_file_name("podman.sock");
-        std::os::unix::fs::symlink(api.socket(), &beside).expect("a link");
-        let agent = Agent::start_with(&[&format!("--containers.socket={}", beside.display())]);
-        let sub = lab.add("net1", Mode::Bridge);
-        api.add("pod-1", sub.link.namespace.path());
-        let (info, _) = await_info(&agent, "container_name", "pod-1", soon());
-        assert_eq!(info.label("runtime"), "podman");
-        frames_are_its_own(&agent, &lab, "container_name", "pod-1", sub.mac());
-        return;
+        return is_a_machine();
     }
+    let lab = Lab::new(Place::Own, Upstream::Wire);
     let podman = Podman::start();
     let parent = format!("--opt=parent={}", lab.parent.name);
     let create = ["network", "create", "--driver=macvlan", "--subnet=192.0.2.0/24"];
@@ -110,10 +112,12 @@ fn podmans_containers() {
     );
 }
 
-/// What a container runtime does to make a pod's interface: calls the plugin and keeps its result. In a VM, where there is
-/// no plugin, the interface is made by hand.
+/// What a container runtime does to make a pod's interface: calls the plugin and keeps its result.
 #[test]
 fn pods_of_cni() {
+    if !on_host() {
+        return is_a_machine();
+    }
     let lab = Lab::new(Place::Own, Upstream::Wire);
     let cache = tempfile::tempdir().expect("a directory");
     fs::create_dir(cache.path().join("results")).expect("a directory");
@@ -124,13 +128,7 @@ fn pods_of_cni() {
     for (number, pod) in ["web-0", "web-1"].iter().enumerate() {
         let namespace = lab.namespace(&format!("cni-{number}"));
         let id = format!("{:064x}", 0xabc_0000 + number);
-        let result = if on_host() {
-            cni(&lab, &namespace, &id, "ADD").expect("the plugin makes it")
-        } else {
-            let sub = lab.add_in(&namespace, "net1", Mode::Bridge, lab.mac(), Arrival::Directly);
-            let interface = json!({ "name": "net1", "mac": sub.mac().to_string(), "sandbox": namespace.path() });
-            json!({ "cniVersion": "1.0.0", "interfaces": [interface] })
-        };
+        let result = cni(&lab, &namespace, &id, "ADD").expect("the plugin makes it");
         let kept = json!({
             "kind": "cniCacheV1", "containerId": id, "config": "e30=", "ifName": "net1", "networkName": "mv",
             "netns": namespace.path(),
@@ -149,10 +147,8 @@ fn pods_of_cni() {
         let mac = result["interfaces"][0]["mac"].as_str().expect("a MAC");
         assert_eq!(info.label("mac"), mac);
         frames_are_its_own(&agent, &lab, "pod_name", pod, mac_of(mac));
-        if on_host() {
-            cni(&lab, &namespace, &id, "DEL").expect("the plugin takes it away");
-            await_gone(&agent, "pod_name", pod, soon());
-        }
+        cni(&lab, &namespace, &id, "DEL").expect("the plugin takes it away");
+        await_gone(&agent, "pod_name", pod, soon());
     }
 }
 
@@ -185,11 +181,19 @@ fn cni(lab: &Lab, namespace: &Namespace, id: &str, command: &str) -> Result<Valu
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// No runtime at all: a name under /run/netns, and a process that nobody gave a name.
+/// One agent for all of these: its start is what takes long in a VM.
 #[test]
-fn a_named_namespace_and_a_bare_process() {
+fn each_is_known_as_itself() {
+    let api = FakeDocker::start();
+    let agent = Agent::start_with(&[&api.flag()]);
+    a_named_namespace_and_a_bare_process(&agent);
+    equals_are_told_apart(&agent, &api);
+    hostile_names(&agent, &api);
+}
+
+/// No runtime at all: a name under /run/netns, and a process that nobody gave a name.
+fn a_named_namespace_and_a_bare_process(agent: &Agent) {
     let lab = Lab::new(Place::Own, Upstream::Wire);
-    let agent = Agent::start_with(&["--containers.socket="]);
     let named = lab.add("macv1", Mode::Bridge);
     let hermit = Hermit::new().expect("a process in a namespace of its own");
     let bare = lab.add_in(&hermit.namespace, "macv1", Mode::Bridge, lab.mac(), Arrival::Moved);
@@ -197,7 +201,7 @@ fn a_named_namespace_and_a_bare_process() {
     for sub in [&named, &bare] {
         eventually(soon(), || agent.knows(sub));
         let label = sub.link.namespace.label();
-        frames_are_its_own(&agent, &lab, "netns", label, sub.mac());
+        frames_are_its_own(agent, &lab, "netns", label, sub.mac());
         let scrape = agent.scrape();
         let own = info(&scrape, "netns", label).expect("it is known");
         assert_eq!(
@@ -208,16 +212,14 @@ fn a_named_namespace_and_a_bare_process() {
     // It ends with its process, without a message about its link.
     let gone = hermit.namespace.label().to_owned();
     drop(hermit);
-    await_gone(&agent, "netns", &gone, soon());
+    await_gone(agent, "netns", &gone, soon());
     agent.knows(&named).expect("the other stays");
 }
 
 /// Equal names, indexes and addresses; only parents and namespaces differ.
-#[test]
-fn equals_are_told_apart() {
+fn equals_are_told_apart(agent: &Agent, api: &FakeDocker) {
     let labs = [Place::Own, Place::Named].map(|place| Lab::new(place, Upstream::Wire));
-    let (mac, api) = (labs[0].mac(), FakeDocker::start());
-    let agent = Agent::start_with(&[&api.flag()]);
+    let mac = labs[0].mac();
     let names = ["twin-1", "twin-2"];
     let twins: Vec<SubInterface> = labs
         .iter()
@@ -232,7 +234,7 @@ fn equals_are_told_apart() {
             sub
         })
         .collect();
-    let infos = names.map(|name| await_info(&agent, "container_name", name, soon()).0);
+    let infos = names.map(|name| await_info(agent, "container_name", name, soon()).0);
     for label in ["interface", "mac", "ifindex"] {
         assert_eq!(infos[0].label(label), infos[1].label(label), "they are to be equal");
     }
@@ -255,14 +257,14 @@ fn equals_are_told_apart() {
                 .then_some(())
                 .ok_or_else(|| format!("{counted:?} and not {expected:?}"))
         });
-        let listed = listed(&agent, &lab.parent_label());
+        let listed = listed(agent, &lab.parent_label());
         let [one] = &listed[..] else { panic!("{listed:?}") };
         assert_eq!(
             (&one["owner"]["container_name"], &one["counts"]["delivered_external"]),
             (&json!(name), &json!(frames))
         );
         assert_eq!(one["addresses"], json!(["192.0.2.9"]));
-        let table = table(&agent);
+        let table = table(agent);
         let rows: Vec<_> = table.lines().filter(|row| row.contains(name)).collect();
         let [row] = rows[..] else { panic!("{table}") };
         let cells: Vec<_> = row.split_whitespace().collect();
@@ -274,8 +276,7 @@ fn equals_are_told_apart() {
 
 /// Names that the kernel takes: it forbids `/`, `:` and white space in those of links, `/` in those of files, and nothing
 /// in those of containers, which a runtime of its own may choose.
-#[test]
-fn hostile_names() {
+fn hostile_names(agent: &Agent, api: &FakeDocker) {
     const LINKS: [&str; 6] = [
         "\"quo'ted\\",
         "\u{1b}[2J\u{1b}]0;x",
@@ -292,8 +293,7 @@ fn hostile_names() {
         "<script>alert(1)</script>",
         "日本語のコンテナ名\\n",
     ];
-    let (lab, api) = (Lab::new(Place::Own, Upstream::Wire), FakeDocker::start());
-    let agent = Agent::start_with(&[&api.flag()]);
+    let lab = Lab::new(Place::Own, Upstream::Wire);
     let mut subs = Vec::new();
     for (link, container) in LINKS.iter().zip(CONTAINERS) {
         assert!(link.len() <= 15, "{link:?}");
@@ -305,7 +305,7 @@ fn hostile_names() {
     // A backslash is written twice, so that what is no UTF-8 can be written by it.
     let label = |name: &str| name.replace('\\', "\\\\");
     for (sub, container) in subs.iter().zip(CONTAINERS) {
-        let (info, _) = await_info(&agent, "container_name", container, soon());
+        let (info, _) = await_info(agent, "container_name", container, soon());
         assert_eq!(
             ["interface", "netns"].map(|name| info.label(name).to_owned()),
             [label(&sub.link.name), label(sub.link.namespace.label())]
@@ -325,7 +325,7 @@ fn hostile_names() {
     assert!(infos(&open.body).len() >= LINKS.len());
     assert!(!scrape.families.contains_key("macvlan_evil") && !open.body.contains("\nmacvlan_evil"));
 
-    let listed = listed(&agent, &lab.parent.name);
+    let listed = listed(agent, &lab.parent.name);
     assert_eq!(listed.len(), LINKS.len());
     for (sub, container) in subs.iter().zip(CONTAINERS) {
         let one = listed
@@ -357,10 +357,9 @@ fn hostile_names() {
     assert!(!page.body.contains("<script>alert"), "{}", page.body);
 }
 
-/// `CAP_SYS_ADMIN` is for joining other namespaces, Docker's socket for names: without either, all the rest is shown,
-/// and what is missing is said.
+/// It is for joining other namespaces: without it all the rest is shown, and what is missing is said.
 #[test]
-fn without_the_capability_and_without_the_socket() {
+fn without_the_capability() {
     const SYS_ADMIN: u8 = 21;
     let api = FakeDocker::start();
     let own = Lab::new(Place::Own, Upstream::Wire);
@@ -388,23 +387,55 @@ fn without_the_capability_and_without_the_socket() {
     assert!(said.contains("CAP_SYS_ADMIN"), "{said}");
     let listed = [&own, &other].map(|lab| listed(&agent, &lab.parent_label()).len());
     assert_eq!(listed, [1, 1]);
-    assert_eq!(agent.stop().status.code(), Some(0));
+}
 
-    // Where no runtime is there is nothing to say; of one that does not answer there is.
+/// Where no runtime is there is nothing to say; of one that does not answer there is, and all but names is shown.
+#[test]
+fn without_an_answer_from_docker() {
+    if !on_host() {
+        return is_a_machine();
+    }
+    let lab = Lab::new(Place::Own, Upstream::Wire);
+    let sub = lab.add("net1", Mode::Bridge);
     let place = tempfile::tempdir().expect("a directory");
     let socket = place.path().join("docker.sock").display().to_string();
     let _mute = UnixListener::bind(&socket).expect("a socket");
     let agent = Agent::start_with(&[&format!("--containers.socket={socket},/nonexistent/docker.sock")]);
-    agent.await_known(&[&near, &far]);
+    agent.await_known(&[&sub]);
     eventually(soon(), || {
         let ready = agent.get("/-/ready").body;
         let is_said = ready.contains(&format!("{socket} cannot be asked for names"));
         (is_said && !ready.contains("/nonexistent")).then_some(()).ok_or(ready)
     });
-    let netns = near.link.namespace.label();
-    frames_are_its_own(&agent, &own, "netns", netns, near.mac());
+    let netns = sub.link.namespace.label();
+    frames_are_its_own(&agent, &lab, "netns", netns, sub.mac());
     let one = info(&agent.scrape(), "netns", netns).expect("it is shown");
     assert_eq!(one.label("container_name"), "");
+}
+
+/// The kernel gives a namespace's inode to the next one: what was told of the one before does not keep anybody from
+/// asking for the name of this one.
+#[test]
+fn a_name_is_known_though_the_inode_was_anothers() {
+    const NAMES: [&str; 5] = ["one", "two", "three", "four", "five"];
+    if !on_host() {
+        return is_a_machine();
+    }
+    let lab = Lab::new(Place::Own, Upstream::Wire);
+    let api = FakeDocker::start();
+    let agent = Agent::start_with(&[&api.flag()]);
+    for name in NAMES {
+        let sub = lab.add("net1", Mode::Bridge);
+        // A runtime tells of a container when its network is there already.
+        eventually(soon(), || agent.knows(&sub));
+        api.add(name, sub.link.namespace.path());
+        let (info, late) = await_info(&agent, "container_name", name, Duration::from_secs(6));
+        say(&format!("{name} was known {late:.2?} after its runtime told of it"));
+        assert_eq!(info.label("netns"), sub.link.namespace.label());
+        api.clear();
+        drop(sub);
+        await_gone(&agent, "parent", &lab.parent_label(), soon());
+    }
 }
 
 /// Twenty come and go each second.
