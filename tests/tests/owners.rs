@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeSet, VecDeque},
     fs,
     io::Write as _,
-    os::unix::net::UnixListener,
+    os::unix::{fs::MetadataExt as _, net::UnixListener},
     process::{Command, Stdio},
     sync::{
         Mutex,
@@ -417,25 +417,48 @@ fn without_an_answer_from_docker() {
 /// asking for the name of this one.
 #[test]
 fn a_name_is_known_though_the_inode_was_anothers() {
-    const NAMES: [&str; 5] = ["one", "two", "three", "four", "five"];
     if !on_host() {
         return is_a_machine();
     }
     let lab = Lab::new(Place::Own, Upstream::Wire);
     let api = FakeDocker::start();
     let agent = Agent::start_with(&[&api.flag()]);
-    for name in NAMES {
-        let sub = lab.add("net1", Mode::Bridge);
+    let (mut inode, mut namespace) = (0, lab.namespace("first"));
+    for name in ["one", "two", "three"] {
+        let sub = lab.add_in(&namespace, "net1", Mode::Bridge, lab.mac(), Arrival::Directly);
         // A runtime tells of a container when its network is there already.
         eventually(soon(), || agent.knows(&sub));
-        api.add(name, sub.link.namespace.path());
+        api.add(name, namespace.path());
         let (info, late) = await_info(&agent, "container_name", name, Duration::from_secs(6));
         say(&format!("{name} was known {late:.2?} after its runtime told of it"));
-        assert_eq!(info.label("netns"), sub.link.namespace.label());
+        assert_eq!(info.label("netns"), namespace.label());
+        let own = inode_of(&namespace);
+        assert!(inode == 0 || inode == own, "it is to have the number of the one before");
+        inode = own;
         api.clear();
-        drop(sub);
+        drop((sub, namespace));
         await_gone(&agent, "parent", &lab.parent_label(), soon());
+        namespace = with_inode(&lab, inode, name);
     }
+}
+
+fn inode_of(namespace: &Namespace) -> u64 {
+    fs::metadata(namespace.path()).expect("it is there").ino()
+}
+
+/// A new namespace with the number of one that has ended: the kernel gives the lowest that is free, so some others may
+/// have to take those below.
+fn with_inode(lab: &Lab, inode: u64, name: &str) -> Namespace {
+    let mut others = Vec::new();
+    eventually(soon(), || {
+        let next = lab.namespace(&format!("after-{name}-{}", others.len()));
+        if inode_of(&next) == inode {
+            return Ok(next);
+        }
+        let why = format!("{} have others than {inode}", others.len());
+        others.push(next);
+        Err(why)
+    })
 }
 
 /// Twenty come and go each second.
