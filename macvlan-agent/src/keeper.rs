@@ -404,7 +404,7 @@ impl Keeper {
         let attach = || kernel.attach_parent(key.netns, key.ifindex, &parent.name, &hooks);
         let attached = netns.and_then(|netns| netns.run(attach));
         Some(attached.unwrap_or_else(|error| {
-            let missing = NotAttached::new(Reason::NamespaceUnreadable, error.to_string());
+            let missing = NotAttached::new(Reason::NamespaceUnreadable, chain(&error));
             attach::Parent::not_attached(key.ifindex, &hooks, &missing)
         }))
     }

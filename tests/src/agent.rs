@@ -6,6 +6,7 @@ use std::{
     io::{BufRead, BufReader, Read},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::unix::process::CommandExt,
+    panic,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{Arc, Mutex, PoisonError},
@@ -67,6 +68,31 @@ impl Agent {
         Self::launch(&agent_program(), &all, &|| Ok(())).unwrap_or_else(|error| panic!("{error:#}"))
     }
 
+    /// The same as root without one of the capabilities, by its number. It may be that it does not become ready then, so
+    /// it is not waited for.
+    ///
+    /// # Panics
+    /// When it does not listen.
+    #[must_use]
+    pub fn start_without(capability: u8, flags: &[&str]) -> Self {
+        let mut all = vec![OsString::from("--web.listen-address=127.0.0.1:0")];
+        all.extend(flags.iter().map(OsString::from));
+        let start = || {
+            // SAFETY: this request takes a number and no pointer; it narrows what this thread, which ends here, and the
+            // processes it starts may be given.
+            let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(capability), 0, 0, 0) };
+            assert_eq!(result, 0, "capability {capability} cannot be dropped");
+            let mut agent = Self::spawn(&agent_program(), &all)?;
+            agent.await_ready(patience(Duration::from_secs(15)), true, &|| Ok(()))?;
+            Ok(agent)
+        };
+        let started: Result<Self> = thread::scope(|scope| {
+            let thread = scope.spawn(start);
+            thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
+        });
+        started.unwrap_or_else(|error| panic!("{error:#}"))
+    }
+
     /// Starts `program run` with `flags`, and with a run directory and JSON logs where these do not say otherwise, and
     /// waits until it is ready or `go_on` says to stop waiting.
     pub fn launch(program: &Path, flags: &[OsString], go_on: &dyn Fn() -> Result<()>) -> Result<Self> {
@@ -80,6 +106,12 @@ impl Agent {
         limit: Duration,
         go_on: &dyn Fn() -> Result<()>,
     ) -> Result<Self> {
+        let mut agent = Self::spawn(program, flags)?;
+        agent.await_ready(limit, value_of(flags, "--web.config.file").is_some(), go_on)?;
+        Ok(agent)
+    }
+
+    fn spawn(program: &Path, flags: &[OsString]) -> Result<Self> {
         lab::loopback_up().context("could not set the loopback up")?;
         let own_run_dir = tempfile::Builder::new().prefix("macvlan-agent-").tempdir()?;
         let mut run_dir = own_run_dir.path().to_owned();
@@ -104,16 +136,14 @@ impl Agent {
         let log = Log::default();
         let reader = child.stderr.take().map(|stderr| log.follow(stderr));
         let unknown = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-        let mut agent = Self {
+        Ok(Self {
             child,
             log,
             reader,
             run_dir,
             address: unknown,
             _own_run_dir: own_run_dir,
-        };
-        agent.await_ready(limit, value_of(flags, "--web.config.file").is_some(), go_on)?;
-        Ok(agent)
+        })
     }
 
     fn await_ready(&mut self, limit: Duration, guarded: bool, go_on: &dyn Fn() -> Result<()>) -> Result<()> {

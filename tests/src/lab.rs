@@ -513,6 +513,25 @@ pub fn macvlan(parent: &Link, namespace: &Namespace, name: &str, mode: Mode, mac
     })
 }
 
+/// Sub-interfaces in bridge mode on `parent`, created in `namespace` under these names, up.
+pub fn macvlans(parent: &Link, namespace: &Namespace, all: &[(String, Mac)]) -> Result<()> {
+    let index = parent.index()?;
+    let there = namespace.open()?;
+    netlink(&parent.namespace, async |handle| {
+        for (name, mac) in all {
+            let link = LinkMacVlan::new(name, index, MacVlanMode::Bridge).address(mac.0.to_vec());
+            let message = link.up().setns_by_fd(there.as_raw_fd()).build();
+            handle
+                .link()
+                .add(message)
+                .execute()
+                .await
+                .with_context(|| format!("could not make {name} on {}", parent.name))?;
+        }
+        Ok(())
+    })
+}
+
 /// Sets the loopback of the process's namespace up: a bare VM may not have.
 pub fn loopback_up() -> Result<()> {
     let loopback = Link {

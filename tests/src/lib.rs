@@ -5,7 +5,9 @@
 //! it goes out of scope, on panic too. Nothing here knows the agent's code: only its public contract.
 
 pub mod agent;
+pub mod docker;
 pub mod exposition;
+pub mod fake_docker;
 pub mod fleet;
 pub mod flood;
 pub mod lab;
@@ -15,8 +17,11 @@ pub mod model;
 pub mod module;
 pub mod moves;
 pub mod netns;
+pub mod owners;
 pub mod panels;
+pub mod podman;
 pub mod prometheus;
+pub mod remains;
 pub mod rig;
 pub mod surroundings;
 pub mod tcp;

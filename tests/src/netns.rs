@@ -6,14 +6,16 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     panic,
     path::{Path, PathBuf},
+    process::{Child, Command},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -23,6 +25,8 @@ use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, setns, unshare},
 };
+
+use crate::surroundings::{eventually, patience};
 
 /// Where named namespaces are.
 pub const DIRECTORY: &str = "/run/netns";
@@ -93,6 +97,19 @@ impl Namespace {
         })))
     }
 
+    /// The namespace that a process is in, which has no name: its label is that of one found by a process.
+    pub fn of_process(pid: u32) -> Result<Self> {
+        let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
+        let inode = fs::metadata(&path)
+            .with_context(|| format!("there is no {}", path.display()))?
+            .ino();
+        Ok(Self(Arc::new(Inner {
+            name: Some(format!("ino:{inode}")),
+            path,
+            ours: AtomicBool::new(false),
+        })))
+    }
+
     /// Its name; none for the process's own.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
@@ -103,6 +120,12 @@ impl Namespace {
     #[must_use]
     pub fn label(&self) -> &str {
         self.name().unwrap_or("host")
+    }
+
+    /// The path of a file that is this namespace.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0.path
     }
 
     /// A file that is this namespace.
@@ -146,6 +169,52 @@ impl Drop for Inner {
             // Nobody is left to tell; a test that leaves something behind is seen by the next that looks.
             let _ = self.remove();
         }
+    }
+}
+
+/// A process in a network namespace of its own that nobody gave a name; it ends with its handle.
+#[derive(Debug)]
+pub struct Hermit {
+    child: Child,
+    /// Where it lives.
+    pub namespace: Namespace,
+}
+
+impl Hermit {
+    /// As `unshare -n` makes one.
+    pub fn new() -> Result<Self> {
+        let child = Command::new("unshare").args(["-n", "sleep", "1000"]).spawn();
+        let child = child.context("could not start unshare")?;
+        let inode = |process: &str| Ok::<_, io::Error>(fs::metadata(format!("/proc/{process}/ns/net"))?.ino());
+        let (own, pid) = (inode("self")?, child.id());
+        let mut hermit = Self {
+            child,
+            namespace: Namespace::own(),
+        };
+        // It is one once it is away.
+        eventually(patience(Duration::from_secs(2)), || match inode(&pid.to_string()) {
+            Ok(there) if there != own => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        hermit.namespace = Namespace::of_process(pid)?;
+        hermit.namespace.run(|| {
+            switch_ipv6("all", false)?;
+            switch_ipv6("default", false)
+        })?;
+        Ok(hermit)
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Hermit {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -124,6 +124,23 @@ pub fn node_exporter_program() -> PathBuf {
     debian_program("MACVLAN_NODE_EXPORTER_DIR", "prometheus-node-exporter")
 }
 
+/// A file of Debian's docker.io, containerd, runc, podman, conmon, netavark or containernetworking-plugins, by its path
+/// below `usr`: from `MACVLAN_CONTAINERS_DIR`, where they are unpacked. Not from the path: what a machine calls `docker`
+/// may be anything.
+///
+/// # Panics
+/// When it is not there.
+#[must_use]
+pub fn container_program(path: &str) -> PathBuf {
+    let variable = "MACVLAN_CONTAINERS_DIR";
+    let directory = env::var_os(variable).unwrap_or_else(|| {
+        panic!("set {variable} to the directory usr of Debian's container packages, as `cargo xtask test` unpacks them")
+    });
+    let file = Path::new(&directory).join(path);
+    assert!(file.exists(), "{} is not there: is {variable} right?", file.display());
+    file
+}
+
 fn debian_program(variable: &str, name: &str) -> PathBuf {
     let directories = env::var_os(variable)
         .or_else(|| env::var_os("PATH"))

@@ -1,9 +1,10 @@
-//! What a fleet costs a Prometheus: many hosts that answer as a real agent did, scraped by a real Prometheus with our
-//! rules and alerts, whose sums two more take over by federation and by remote write. The arithmetic of docs/SCALE.md
-//! stands on the counts of series that are shown here.
+//! What a full host costs an agent: all its sub-interfaces are known soon after the start. And what a fleet costs a
+//! Prometheus: many hosts that answer as a real agent did, scraped by a real Prometheus with our rules and alerts, whose
+//! sums two more take over by federation and by remote write. The arithmetic of docs/SCALE.md stands on the counts of
+//! series that are shown here.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     fs,
     io::Write as _,
@@ -16,7 +17,7 @@ use macvlan_agent_tests::{
     agent::Agent,
     exposition,
     fleet::{self, Template},
-    lab::{Lab, Mode, Place, Upstream},
+    lab::{Lab, Mac, Mode, Place, Upstream, macvlans},
     panels::{queries, with_variables},
     prometheus::{Prometheus, encode},
     surroundings::{eventually, long, on_host, patience},
@@ -140,6 +141,89 @@ fn a_fleet_is_scraped_summed_up_and_handed_on() {
     );
     the_dashboards_are_answered(&regional, &size);
     handed_on(&regional, &federated, &written, size.hosts);
+}
+
+/// What an agent finds when it starts on a host that is full.
+#[test]
+fn a_full_host_is_known_soon() {
+    const IN_EACH: usize = 8;
+    // Four thousand in five hundred namespaces are promised to be known within ten seconds.
+    let (namespaces, limit) = match (long(), on_host()) {
+        (true, true) => (500, 10),
+        (false, true) => (125, 20),
+        (_, false) => (25, 100),
+    };
+    let limit = Duration::from_secs(limit);
+    let lab = Lab::new(Place::Own, Upstream::Wire);
+    let mut macs = Vec::new();
+    let start = Instant::now();
+    let homes: Vec<_> = (0..namespaces)
+        .map(|home: u16| {
+            let namespace = lab.namespace(&format!("n{home}"));
+            let [high, low] = home.to_be_bytes();
+            let all = (0..).take(IN_EACH).map(|number: u8| {
+                let mac = Mac([0x02, 0x6d, 0x78, high, low, number]);
+                (format!("macv{number}"), mac)
+            });
+            let all: Vec<_> = all.collect();
+            macvlans(&lab.parent, &namespace, &all).expect("they are made");
+            macs.extend(all.into_iter().map(|(_, mac)| mac));
+            namespace
+        })
+        .collect();
+    let made = start.elapsed();
+    let start = Instant::now();
+    let agent = Agent::start();
+    let ready = start.elapsed();
+    let known = || -> Result<u64, String> {
+        let parents: serde_json::Value =
+            serde_json::from_str(&agent.get("/api/v1/parents").body).map_err(|error| error.to_string())?;
+        let parents = parents.as_array().ok_or("no list")?.iter();
+        let own = parents.filter(|parent| parent["parent"] == lab.parent_label());
+        Ok(own.map(|parent| parent["sub_interfaces"].as_u64().unwrap_or(0)).sum())
+    };
+    eventually(limit, || match known()? {
+        all if all == macs.len() as u64 => Ok(()),
+        other => Err(format!("{other} of {} are known", macs.len())),
+    });
+    let complete = start.elapsed();
+    say(&format!(
+        "{} sub-interfaces in {} namespaces, made in {made:.1?}: the agent was ready after {ready:.2?}, and knew all after \
+         {complete:.2?}",
+        macs.len(),
+        homes.len()
+    ));
+    assert!(complete < limit, "{complete:?}");
+    let scrape = agent.scrape();
+    let parent = lab.parent_label();
+    let labels = [("parent", parent.as_str())];
+    let infos = scrape.samples("macvlan_interface_info", &labels);
+    let seen: BTreeSet<_> = infos.map(|sample| sample.label("mac").to_owned()).collect();
+    assert_eq!(seen, macs.iter().map(ToString::to_string).collect());
+    // The counts are theirs: of the last as of the first.
+    let ends = [macs[0], macs[macs.len() - 1]];
+    for mac in ends {
+        lab.station.send(&frame(mac, lab.station.mac, 100), 3);
+    }
+    let unicast = [("parent", parent.as_str()), ("cast", "unicast"), ("path", "external")];
+    eventually(patience(Duration::from_secs(10)), || {
+        let scrape = agent.scrape();
+        let counted = scrape.samples("macvlan_delivered_frames_total", &unicast);
+        let counted: Vec<_> = counted
+            .map(|sample| sample.value)
+            .filter(|count| *count > 0.0)
+            .collect();
+        (counted == [3.0, 3.0])
+            .then_some(())
+            .ok_or_else(|| format!("{counted:?}"))
+    });
+    // Their series go with their namespaces, at once.
+    drop(homes);
+    eventually(patience(Duration::from_secs(30)), || match known()? {
+        0 => Ok(()),
+        left => Err(format!("{left} are left")),
+    });
+    agent.kill();
 }
 
 fn simulation_is_well_formed(template: &Template, of_a_host: usize, sub_interfaces: usize) {

@@ -43,15 +43,19 @@ fn is_installed(package: &str) -> bool {
     query.is_ok_and(|status| status == "installed")
 }
 
-/// Unpacks a package of the machine's own suite without installing it, so that no service is started.
-pub(crate) fn unpack(package: &str, to: &Path) -> Result<()> {
+/// Unpacks packages of the machine's own suite without installing them, so that no service is started.
+pub(crate) fn unpack(packages: &[&str], to: &Path) -> Result<()> {
     replace_directory(to, |fresh| {
-        host::read(host::tool("apt-get").args(["download", package]).current_dir(fresh))
+        let download = || {
+            let mut apt = host::tool("apt-get");
+            host::read(apt.arg("download").args(packages).current_dir(fresh))
+        };
+        download()
             .or_else(|_| {
                 host::read(host::root_tool("apt-get")?.arg("update"))?;
-                host::read(host::tool("apt-get").args(["download", package]).current_dir(fresh))
+                download()
             })
-            .with_context(|| format!("download {package}"))?;
+            .with_context(|| format!("download {packages:?}"))?;
         unpack_archives(fresh)
     })
 }

@@ -75,7 +75,7 @@ fn check() -> Result<String> {
 }
 
 fn promtool() -> Result<String> {
-    let promtool = suite::unpacked("prometheus")?.join("promtool");
+    let promtool = suite::unpacked(&["prometheus"], "usr/bin")?.join("promtool");
     let home = home()?;
     let files = |directory: &str| -> Result<Vec<PathBuf>> {
         let mut files = Vec::new();

@@ -50,7 +50,10 @@ fn keep_answers(data: &Path) -> Result<()> {
     let test = programs::take(&mut programs::tests(Stdio::inherit())?, "dashboards", true)?;
     let mut run = host::root_tool("env")?;
     run.arg(variable("MACVLAN_AGENT", &agent.path));
-    run.arg(variable("MACVLAN_PROMETHEUS_DIR", &suite::unpacked("prometheus")?));
+    run.arg(variable(
+        "MACVLAN_PROMETHEUS_DIR",
+        &suite::unpacked(&["prometheus"], "usr/bin")?,
+    ));
     run.arg(variable("MACVLAN_PICTURES_DIR", data));
     run.arg(&test.path).args(["--exact", TEST]);
     let said = host::read(run.current_dir(host::work_tree()?.join("tests")))?;

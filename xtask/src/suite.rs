@@ -93,27 +93,44 @@ fn source_tests(gate: &mut Gate) {
     gate.command("documentation", documentation);
 }
 
-/// Where the programs of a package of Debian's are, only unpacked: installed, it would start as a service.
-pub(crate) fn unpacked(package: &str) -> Result<PathBuf> {
+/// A directory of packages of Debian's that are only unpacked: installed, they would start as services.
+pub(crate) fn unpacked(packages: &[&str], directory: &str) -> Result<PathBuf> {
     let _lock = host::lock_cache()?;
-    let home = host::cache()?.join(package);
+    let home = host::cache()?.join(packages.join("+"));
     if !home.exists() {
-        apt::unpack(package, &home)?;
+        apt::unpack(packages, &home)?;
     }
-    Ok(home.join("usr/bin"))
+    Ok(home.join(directory))
 }
 
-/// What tests on this machine find in their environment, and the package each is from.
-const UNPACKED: [(&str, &str); 2] = [
-    ("MACVLAN_PROMETHEUS_DIR", "prometheus"),
-    ("MACVLAN_NODE_EXPORTER_DIR", "prometheus-node-exporter"),
+/// What tests on this machine find in their environment: the variable, the packages it is from, and where in them.
+const UNPACKED: [(&str, &[&str], &str); 3] = [
+    ("MACVLAN_PROMETHEUS_DIR", &["prometheus"], "usr/bin"),
+    ("MACVLAN_NODE_EXPORTER_DIR", &["prometheus-node-exporter"], "usr/bin"),
+    (
+        "MACVLAN_CONTAINERS_DIR",
+        &[
+            "docker.io",
+            "containerd",
+            "runc",
+            "podman",
+            "conmon",
+            "netavark",
+            // What podman is linked with, beyond what every Debian has.
+            "libsubid4",
+            "libgpgme11",
+            "libassuan0",
+            "containernetworking-plugins",
+        ],
+        "usr",
+    ),
 ];
 
 /// They, unpacked.
 fn other_programs() -> Result<Vec<(&'static str, PathBuf)>> {
     UNPACKED
         .iter()
-        .map(|(variable, package)| Ok((*variable, unpacked(package)?)))
+        .map(|(variable, packages, directory)| Ok((*variable, unpacked(packages, directory)?)))
         .collect()
 }
 

@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{
+    Args, Parser, Subcommand, ValueEnum,
+    builder::{OsStringValueParser, TypedValueParser as _},
+};
 
 use super::manage_args;
 use crate::{
@@ -131,6 +134,8 @@ pub struct ContainerArgs {
         long = "containers.socket",
         value_name = "FILE,…",
         value_delimiter = ',',
+        // That of paths refuses an empty one.
+        value_parser = OsStringValueParser::new().map(PathBuf::from),
         default_value = "/run/docker.sock,/run/podman/podman.sock"
     )]
     pub sockets: Vec<PathBuf>,
@@ -351,6 +356,22 @@ mod tests {
         assert_eq!(listen_address("localhost:1").expect("valid").to_string(), "127.0.0.1:1");
         assert!(listen_address("10177").is_err());
         assert!(listen_address(":x").expect_err("invalid").contains("is not a port"));
+    }
+
+    #[test]
+    fn no_socket_is_asked_where_none_is_given() {
+        for (flag, sockets) in [("", 0), ("=", 0), ("=/a", 1), ("=/a,/b", 2)] {
+            let flag = format!("--containers.socket{flag}");
+            let cli = Cli::try_parse_from(
+                ["x", "list", &flag]
+                    .into_iter()
+                    .chain(flag.ends_with('t').then_some("")),
+            );
+            let Command::List(list) = cli.expect("valid").command else {
+                unreachable!("list was parsed")
+            };
+            assert_eq!(list.containers.sources().sockets.len(), sockets, "{flag}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::{
 use serde::Deserialize;
 
 pub use super::client::ClientError;
-use super::{bounded, client::Client};
+use super::{Generations, bounded, client::Client};
 
 /// A container that runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,7 +35,15 @@ pub struct Container {
 #[derive(Debug)]
 pub struct Api {
     socket: PathBuf,
-    known: HashMap<String, Container>,
+    known: HashMap<String, Known>,
+}
+
+/// A container as it was looked at last.
+#[derive(Debug)]
+struct Known {
+    container: Container,
+    /// The generation of its namespace, where that was followed already.
+    generation: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -98,22 +106,21 @@ impl Api {
         &self.socket
     }
 
-    /// The containers that run. One whose namespace is still followed is not looked at again. `own` is the agent's
-    /// namespace, which is no container's.
-    pub async fn containers(
-        &mut self,
-        own: u32,
-        is_followed: impl Fn(u32) -> bool,
-    ) -> Result<Vec<Container>, ClientError> {
+    /// The containers that run. One whose namespace is still followed is not looked at again: by the generation, for a
+    /// container that was started anew has another one, and its old one's inode may be somebody else's. `own` is the
+    /// agent's namespace, which is no container's.
+    pub async fn containers(&mut self, own: u32, followed: &Generations) -> Result<Vec<Container>, ClientError> {
         let mut client = Client::connect(&self.socket).await?;
         let listed: Vec<Listed> = client.get("/containers/json").await?.unwrap_or_default();
         let runtime = runtime_of(&self.socket);
         let mut all = HashMap::new();
         for each in listed {
+            let generation = |container: &Container| container.netns.and_then(|netns| followed.get(&netns)).copied();
             let known = self.known.remove(&each.id);
-            let settled = known.filter(|container| container.netns.is_some_and(&is_followed));
+            let settled =
+                known.filter(|known| known.generation.is_some() && known.generation == generation(&known.container));
             let mut container = match settled {
-                Some(container) => container,
+                Some(known) => known.container,
                 None => match inspect(&mut client, &each.id).await? {
                     Some(inspected) => inspected.container(runtime, own),
                     // It has ended meanwhile.
@@ -124,10 +131,11 @@ impl Api {
             if let Some(name) = each.names.iter().flatten().next() {
                 container.name = plain(name);
             }
-            all.insert(each.id, container);
+            let generation = generation(&container);
+            all.insert(each.id, Known { container, generation });
         }
         self.known = all;
-        let mut containers: Vec<Container> = self.known.values().cloned().collect();
+        let mut containers: Vec<Container> = self.known.values().map(|known| known.container.clone()).collect();
         containers.sort_by(|one, other| one.id.cmp(&other.id));
         Ok(containers)
     }
@@ -261,12 +269,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn containers_are_listed_and_each_is_inspected_once() {
+    async fn containers_are_listed_and_each_is_inspected_once_in_a_namespace() {
         let directory = tempfile::tempdir().unwrap();
         let (socket, mut asked) = serve(directory.path(), |path| Some(two_containers(path)));
         let own = u32::try_from(std::fs::metadata("/proc/self/ns/net").unwrap().ino()).unwrap();
         let mut api = Api::new(socket.clone());
-        let containers = api.containers(0, |_| true).await.unwrap();
+        let mut followed = Generations::from([(own, 1)]);
+        let containers = api.containers(0, &followed).await.unwrap();
         let expected = Container {
             runtime: "docker",
             id: ID.to_owned(),
@@ -282,17 +291,22 @@ mod tests {
             (2, None),
             "a guest owns nothing"
         );
-        api.containers(0, |_| true).await.unwrap();
+        api.containers(0, &followed).await.unwrap();
+        followed.insert(own, 2);
+        api.containers(0, &followed).await.unwrap();
         let mut lines = Vec::new();
         while let Ok(line) = asked.try_recv() {
             lines.push(line);
         }
         let list = "GET /containers/json HTTP/1.1".to_owned();
         let inspect = |id: &str| format!("GET /containers/{id}/json HTTP/1.1");
-        assert_eq!(lines, [list.clone(), inspect(ID), inspect("b0b"), list, inspect("b0b")]);
+        let all = [list.clone(), inspect(ID), inspect("b0b")];
+        let not_again = [list, inspect("b0b")];
+        let expected = [all.as_slice(), &not_again, &all].concat();
+        assert_eq!(lines, expected, "anew once its namespace is another one");
         let mut api = Api::new(socket);
         assert_eq!(
-            api.containers(own, |_| true).await.unwrap()[0].netns,
+            api.containers(own, &followed).await.unwrap()[0].netns,
             None,
             "ours is no container's"
         );
@@ -303,7 +317,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (socket, _asked) = serve(directory.path(), |_| None);
         let start = Instant::now();
-        let error = Api::new(socket).containers(0, |_| true).await.unwrap_err();
+        let error = Api::new(socket).containers(0, &Generations::new()).await.unwrap_err();
         assert!(matches!(error, ClientError::Slow), "{error}");
         assert!(start.elapsed() < Duration::from_secs(4));
     }
@@ -312,14 +326,14 @@ mod tests {
     async fn one_that_says_too_much_or_nonsense_is_given_up() {
         let directory = tempfile::tempdir().unwrap();
         let (socket, _asked) = serve(directory.path(), |_| Some(" ".repeat(9 * 1024 * 1024)));
-        let error = Api::new(socket).containers(0, |_| true).await.unwrap_err();
+        let error = Api::new(socket).containers(0, &Generations::new()).await.unwrap_err();
         assert!(matches!(error, ClientError::Long), "{error}");
         let directory = tempfile::tempdir().unwrap();
         let (socket, _asked) = serve(directory.path(), |_| Some("<html>".to_owned()));
-        let error = Api::new(socket).containers(0, |_| true).await.unwrap_err();
+        let error = Api::new(socket).containers(0, &Generations::new()).await.unwrap_err();
         assert!(matches!(error, ClientError::Content(_)), "{error}");
         let error = Api::new("/nonexistent".into())
-            .containers(0, |_| true)
+            .containers(0, &Generations::new())
             .await
             .unwrap_err();
         assert!(is_absent(&error), "{error}");

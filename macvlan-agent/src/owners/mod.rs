@@ -36,6 +36,9 @@ pub struct Owner {
     pub pod_namespace: String,
 }
 
+/// Namespaces by inode, each with its generation: inodes are used again, generations are not.
+pub type Generations = BTreeMap<u32, u64>;
+
 /// All owners that are known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Owners {

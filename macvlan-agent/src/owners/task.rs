@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    Owners, Sources,
+    Generations, Owners, Sources,
     api::{Api, ClientError, Container, is_absent},
     cgroup::{self, Identity},
     cni::{self, Attachment},
@@ -75,7 +75,7 @@ pub fn start(
 pub async fn gather_once(inventory: &Arc<Inventory>, namespaces: Vec<Namespace>, own: u32, sources: Sources) -> Owners {
     let mut knowledge = Knowledge::new(sources);
     let mut answers = JoinSet::new();
-    knowledge.ask(own, &BTreeSet::new(), &mut answers);
+    knowledge.ask(own, &generations(&namespaces), &mut answers);
     knowledge.look(namespaces.clone()).await;
     while let Some(answer) = answers.join_next().await {
         knowledge.learn(answer.ok());
@@ -103,7 +103,39 @@ pub async fn containers(sources: Sources) -> Result<Vec<ContainerPlace>, Topolog
     Ok(namespaces.into_iter().filter_map(place).collect())
 }
 
-type Answer = (usize, Api, Result<Vec<Container>, ClientError>);
+fn generations(namespaces: &[Namespace]) -> Generations {
+    let each = namespaces
+        .iter()
+        .map(|namespace| (namespace.inode, namespace.generation));
+    each.collect()
+}
+
+/// What one API has told.
+struct Told {
+    /// The namespaces that were there when it was asked: of one that came later, with the inode of one of them, it does
+    /// not speak.
+    about: Generations,
+    containers: Result<Vec<Container>, ClientError>,
+}
+
+type Answer = (usize, Api, Told);
+
+impl Told {
+    fn nothing() -> Self {
+        Self {
+            about: Generations::new(),
+            containers: Ok(Vec::new()),
+        }
+    }
+
+    fn speaks_of(&self, namespace: &Namespace) -> bool {
+        self.about.get(&namespace.inode) == Some(&namespace.generation)
+    }
+}
+
+fn key(namespace: &Namespace) -> (u32, u64) {
+    (namespace.inode, namespace.generation)
+}
 
 /// What the sources have said last.
 struct Knowledge {
@@ -111,8 +143,9 @@ struct Knowledge {
     /// None while it is being asked.
     apis: Vec<Option<Api>>,
     /// What each has told, or why it has not.
-    told: Vec<Result<Vec<Container>, ClientError>>,
-    identities: BTreeMap<u32, BTreeSet<Identity>>,
+    told: Vec<Told>,
+    /// By inode and generation.
+    identities: BTreeMap<(u32, u64), BTreeSet<Identity>>,
     attachments: Result<Vec<Attachment>, String>,
 }
 
@@ -120,7 +153,7 @@ impl Knowledge {
     fn new(sources: Sources) -> Self {
         Self {
             cni: sources.cni,
-            told: sources.sockets.iter().map(|_| Ok(Vec::new())).collect(),
+            told: sources.sockets.iter().map(|_| Told::nothing()).collect(),
             apis: sources
                 .sockets
                 .into_iter()
@@ -137,7 +170,7 @@ impl Knowledge {
         let looked = spawn_blocking(move || {
             let identities = namespaces
                 .iter()
-                .map(|namespace| (namespace.inode, cgroup::of_processes(&namespace.processes)));
+                .map(|namespace| (key(namespace), cgroup::of_processes(&namespace.processes)));
             (identities.collect(), cni::read(&cni))
         });
         if let Ok((identities, attachments)) = looked.await {
@@ -146,13 +179,13 @@ impl Knowledge {
     }
 
     /// Asks the APIs that are not being asked already.
-    fn ask(&mut self, own: u32, followed: &BTreeSet<u32>, answers: &mut JoinSet<Answer>) {
+    fn ask(&mut self, own: u32, followed: &Generations, answers: &mut JoinSet<Answer>) {
         for (number, api) in self.apis.iter_mut().enumerate() {
             let Some(mut api) = api.take() else { continue };
-            let followed = followed.clone();
+            let about = followed.clone();
             answers.spawn(async move {
-                let told = api.containers(own, |netns| followed.contains(&netns)).await;
-                (number, api, told)
+                let containers = api.containers(own, &about).await;
+                (number, api, Told { about, containers })
             });
         }
     }
@@ -160,7 +193,7 @@ impl Knowledge {
     fn learn(&mut self, answer: Option<Answer>) {
         // None: it panicked, and is not asked again.
         let Some((number, api, told)) = answer else { return };
-        match (&told, &self.told[number]) {
+        match (&told.containers, &self.told[number].containers) {
             (Err(error), Ok(_)) if is_absent(error) => {
                 tracing::debug!(socket = %api.socket().display(), %error, "there is no container runtime");
             }
@@ -175,15 +208,18 @@ impl Knowledge {
 
     fn owners(&self, namespaces: &[Namespace], inventory: &Inventory) -> Owners {
         let interfaces = interfaces(inventory);
-        let containers = || self.told.iter().flatten().flatten();
+        let containers = |namespace: &Namespace| {
+            let told = self.told.iter().filter(|told| told.speaks_of(namespace));
+            let containers = told.flat_map(|told| told.containers.iter().flatten());
+            let netns = Some(namespace.inode);
+            containers.filter(move |container| container.netns == netns).collect()
+        };
         let attachments = || self.attachments.iter().flatten();
         let evidence = namespaces.iter().map(|namespace| {
             let netns = namespace.inode;
             let evidence = Evidence {
-                identities: self.identities.get(&netns),
-                containers: containers()
-                    .filter(|container| container.netns == Some(netns))
-                    .collect(),
+                identities: self.identities.get(&key(namespace)),
+                containers: containers(namespace),
                 attachments: attachments().filter(|attachment| attachment.netns == netns).collect(),
                 interfaces: interfaces.get(&netns).map_or(&[], Vec::as_slice),
             };
@@ -205,7 +241,7 @@ impl Knowledge {
                 .map_or_else(String::new, |api| format!(" at {}", api.socket().display()))
         };
         let faults = self.told.iter().enumerate();
-        let faults = faults.filter_map(|(number, told)| Some((number, told.as_ref().err()?)));
+        let faults = faults.filter_map(|(number, told)| Some((number, told.containers.as_ref().err()?)));
         let mut problems: Vec<String> = faults
             .filter(|(_, error)| !is_absent(error))
             .map(|(number, error)| {
@@ -355,8 +391,7 @@ impl Task {
             self.renew_at = Some(now + RENEW);
         }
         let wanted = self.wanted();
-        let followed = wanted.iter().map(|namespace| namespace.inode).collect();
-        self.knowledge.ask(self.own, &followed, &mut self.answers);
+        self.knowledge.ask(self.own, &generations(&wanted), &mut self.answers);
         self.knowledge.look(wanted).await;
         self.publish();
     }
@@ -376,5 +411,44 @@ impl Task {
             }
             changed
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_told_of_a_namespace_does_not_hold_for_the_next_with_its_inode() {
+        let mut knowledge = Knowledge::new(Sources {
+            sockets: vec!["/nonexistent".into()],
+            cni: "/nonexistent".into(),
+        });
+        let container = Container {
+            runtime: "docker",
+            name: "web-1".to_owned(),
+            netns: Some(7),
+            ..Container::default()
+        };
+        let identity = Identity {
+            runtime: "podman",
+            ..Identity::default()
+        };
+        let mut namespace = Namespace {
+            inode: 7,
+            generation: 1,
+            ..Namespace::default()
+        };
+        knowledge.told[0] = Told {
+            about: generations(std::slice::from_ref(&namespace)),
+            containers: Ok(vec![container]),
+        };
+        knowledge.identities.insert((7, 1), BTreeSet::from([identity]));
+        let inventory = Inventory::default();
+        let owners = knowledge.owners(std::slice::from_ref(&namespace), &inventory);
+        assert_eq!(owners.by_namespace[&7].container_name, "web-1");
+        namespace.generation = 2;
+        let owners = knowledge.owners(&[namespace], &inventory);
+        assert_eq!(owners.of(7), None);
     }
 }

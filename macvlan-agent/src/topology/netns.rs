@@ -59,7 +59,9 @@ pub enum NetnsError {
         path: PathBuf,
     },
     /// Joining was refused: mostly `EPERM`, for want of `CAP_SYS_ADMIN`.
-    #[error("cannot join the network namespace {label}")]
+    #[error(
+        "cannot join the network namespace {label}, which takes the capability CAP_SYS_ADMIN: give it to the agent"
+    )]
     Join {
         /// The namespace's label.
         label: String,
