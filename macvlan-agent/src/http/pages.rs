@@ -43,7 +43,8 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
     if !missing.is_empty() {
         let mut text = format!("macvlan-agent is not ready:\n{}", list(&missing));
         if !degraded.is_empty() {
-            text += &format!("besides, it is degraded:\n{}", list(&degraded));
+            text += "besides, it is degraded:\n";
+            text += &list(&degraded);
         }
         return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
     }
