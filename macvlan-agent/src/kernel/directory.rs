@@ -24,6 +24,7 @@ use macvlan_agent_ebpf::{
 
 use super::{
     counts::{Counts, Totals, monotonic_nanoseconds},
+    fronts::{Fronts, Words},
     load::{Kernel, LoadError},
 };
 
@@ -287,6 +288,7 @@ struct Maps {
     addresses: BpfHashMap<MapData, AddressKey, AddressOwner>,
     devices: BpfHashMap<MapData, ParentKey, DeviceEntry>,
     credits: PerCpuHashMap<MapData, SubInterfaceKey, Credit>,
+    fronts: Fronts,
 }
 
 impl Directory {
@@ -299,6 +301,7 @@ impl Directory {
             addresses: hash_map(kernel, "ADDRESSES")?,
             devices: hash_map(kernel, "DEVICES")?,
             credits: typed(kernel, "CREDITS")?,
+            fronts: Fronts::of(kernel)?,
         };
         let slots = u32::try_from(counts.slots()).unwrap_or(limits::SLOTS);
         Ok(Self {
@@ -426,6 +429,10 @@ impl Directory {
 
     /// Writes the differences.
     fn write(&mut self, tables: &Tables) -> Result<(), DirectoryError> {
+        // First, since it cannot fail: what a map refuses then is at least found in front, and what is gone is not.
+        self.maps
+            .fronts
+            .write(Words::of(&tables.parents, &tables.sub_interfaces));
         let before = &self.tables;
         sync(
             &mut self.maps.addresses,
