@@ -5,6 +5,7 @@
 //! it goes out of scope, on panic too. Nothing here knows the agent's code: only its public contract.
 
 pub mod agent;
+pub mod empty;
 pub mod exposition;
 pub mod fleet;
 pub mod flood;
@@ -18,6 +19,7 @@ pub mod netns;
 pub mod panels;
 pub mod prometheus;
 pub mod rig;
+pub mod sink;
 pub mod surroundings;
 pub mod tcp;
 pub mod tls;
