@@ -3,16 +3,21 @@
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
     helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
+    maps::Array,
 };
 use macvlan_agent_ebpf::{
     abi::{
-        Ask, AskKey, AskKind, Cell, Counter, Direction, NO_SLOT, ParentEntry, ParentKey, Recent, SlotEntry,
-        SubInterfaceKey, label::Lost, limits,
+        Ask, AskKey, AskKind, Cell, Counter, Direction, NO_SLOT, ParentKey, Recent, SlotEntry, SubInterfaceKey,
+        label::Lost, limits,
     },
+    frame::Mac,
+    front::{self, Found, Parent},
     pending,
 };
 
-use crate::maps::{ASKS, ATTEMPTED, BLANK, COUNTS, CPUS, CREDITS, LOST, PARENTS, SUB_INTERFACES};
+use crate::maps::{
+    ASKS, ATTEMPTED, BLANK, COUNTS, CPUS, CREDITS, FRONT, LOST, PARENT_FRONT, PARENT_TRAITS, PARENTS, SUB_INTERFACES,
+};
 
 /// The frames and bytes that one skb stands for.
 #[derive(Clone, Copy)]
@@ -118,9 +123,38 @@ pub(crate) fn sub_interface(key: SubInterfaceKey) -> SlotEntry {
     }
 }
 
+/// The same by way of the table in front, for frames: `parent_slot` is the slot of the key's parent, if it has one.
 #[inline(always)]
-pub(crate) fn parent(key: ParentKey) -> Option<*mut ParentEntry> {
-    PARENTS.get_ptr_mut(key)
+pub(crate) fn addressed(parent_slot: u32, parent: ParentKey, mac: Mac) -> SlotEntry {
+    if parent_slot < limits::SLOTS {
+        let place = front::of_sub_interface(parent_slot, mac);
+        if let Some(word) = word(&FRONT, place.index)
+            && let Found::Entry(entry) = front::sub_interface(place, word)
+        {
+            return entry;
+        }
+    }
+    sub_interface(SubInterfaceKey::of(parent, mac))
+}
+
+/// A parent as user space last told of it; its allowance of unknown MACs is not told here.
+#[inline(always)]
+pub(crate) fn parent(key: ParentKey) -> Option<Parent> {
+    let place = front::of_parent(key);
+    if let Some(word) = word(&PARENT_FRONT, place.index)
+        && let Some(slot) = front::parent_slot(place, word)
+        && let Some(traits) = self::word(&PARENT_TRAITS, slot)
+    {
+        return Some(Parent::of_word(slot, traits));
+    }
+    // SAFETY: the entry is copied at once; user space replaces entries whole.
+    unsafe { PARENTS.get(key) }.map(Parent::of_entry)
+}
+
+#[inline(always)]
+fn word(table: &Array<u64>, index: u32) -> Option<u64> {
+    // SAFETY: the lookup succeeded; user space writes whole words, and one is read whole.
+    table.get_ptr(index).map(|word| unsafe { word.read_volatile() })
 }
 
 /// The cell that the counts of a MAC wait in until user space knows whose it is.
@@ -159,7 +193,9 @@ pub(crate) fn credit(key: SubInterfaceKey) -> Option<Tally> {
 /// Whether a parent may have one more unknown MAC now. Two CPUs may both take the last one: a bound, not a count.
 #[inline(always)]
 fn allowed(key: ParentKey) -> bool {
-    let Some(parent) = parent(key) else { return true };
+    let Some(parent) = PARENTS.get_ptr_mut(key) else {
+        return true;
+    };
     let now = now();
     // SAFETY: the lookup succeeded; these two fields are written here only.
     let entry = unsafe { &mut *parent };
@@ -173,11 +209,11 @@ fn allowed(key: ParentKey) -> bool {
 
 /// The cell of a known sub-interface, or the credit of a MAC that may become one.
 #[inline(always)]
-pub(crate) fn owner(entry: SlotEntry, key: SubInterfaceKey) -> Option<Tally> {
+pub(crate) fn owner(entry: SlotEntry, parent: ParentKey, mac: Mac) -> Option<Tally> {
     if entry.is_known() {
         cell(entry.slot)
     } else {
-        credit(key)
+        credit(SubInterfaceKey::of(parent, mac))
     }
 }
 
@@ -221,7 +257,7 @@ pub(crate) fn is_pending(slot: u32, direction: Direction) -> bool {
 
 /// Remembers that `asker` waits for `target`. `slot` is the addressee's where the parent asks.
 #[inline(always)]
-pub(crate) fn ask(parent: ParentKey, asker: [u8; 6], target: [u8; 16], direction: Direction, slot: u32, now: u32) {
+pub(crate) fn ask(parent: ParentKey, asker: Mac, target: [u8; 16], direction: Direction, slot: u32, now: u32) {
     let key = ask_key(parent, asker, target);
     if let Some(ask) = ASKS.get_ptr_mut(key) {
         // SAFETY: the lookup succeeded; two CPUs asking for the same at once is what the kernel's own neighbour table
@@ -249,7 +285,7 @@ pub(crate) fn ask(parent: ParentKey, asker: [u8; 6], target: [u8; 16], direction
 /// A reply to `asker` about `target`, or the request itself come back: what was pending is not lost. `parent_slot` is
 /// where the parent's totals are.
 #[inline(always)]
-pub(crate) fn answered(parent: ParentKey, asker: [u8; 6], target: [u8; 16], parent_slot: u32) {
+pub(crate) fn answered(parent: ParentKey, asker: Mac, target: [u8; 16], parent_slot: u32) {
     let key = ask_key(parent, asker, target);
     let Some(ask) = ASKS.get_ptr_mut(key) else { return };
     // SAFETY: the lookup succeeded; the entry is copied at once.
@@ -263,13 +299,13 @@ pub(crate) fn answered(parent: ParentKey, asker: [u8; 6], target: [u8; 16], pare
     if count == 0 {
         return;
     }
-    let asker = SubInterfaceKey::new(parent, asker);
+    let whose = || owner(addressed(parent_slot, parent, asker), parent, asker);
     let (direction, whose) = if direction == Direction::ParentToChild as u32 {
         (Direction::ParentToChild, cell(slot))
     } else if direction == Direction::Sibling as u32 {
-        (Direction::Sibling, owner(sub_interface(asker), asker))
+        (Direction::Sibling, whose())
     } else {
-        (Direction::ChildToParent, owner(sub_interface(asker), asker))
+        (Direction::ChildToParent, whose())
     };
     if let Some(tally) = whose {
         tally.cancelled(direction, true, count);
@@ -280,12 +316,12 @@ pub(crate) fn answered(parent: ParentKey, asker: [u8; 6], target: [u8; 16], pare
 }
 
 #[inline(always)]
-fn ask_key(parent: ParentKey, asker: [u8; 6], target: [u8; 16]) -> AskKey {
+fn ask_key(parent: ParentKey, asker: Mac, target: [u8; 16]) -> AskKey {
     AskKey {
         netns: parent.netns,
         parent: parent.ifindex,
         target,
-        asker,
+        asker: asker.bytes(),
         pad: [0; 2],
     }
 }

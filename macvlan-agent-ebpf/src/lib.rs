@@ -10,5 +10,6 @@
 
 pub mod abi;
 pub mod frame;
+pub mod front;
 pub mod pending;
 pub mod verdict;

@@ -6,12 +6,15 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LruHashMap, LruPerCpuHashMap, PerCpuArray},
 };
-use macvlan_agent_ebpf::abi::{
-    AddressKey, AddressOwner, Ask, AskKey, Attempted, Cell, Credit, DeviceEntry, Locations, Offsets, ParentEntry,
-    ParentKey, Settings, SlotEntry, SubInterfaceKey, limits,
+use macvlan_agent_ebpf::{
+    abi::{
+        AddressKey, AddressOwner, Ask, AskKey, Attempted, Cell, Credit, DeviceEntry, Locations, Offsets, ParentEntry,
+        ParentKey, Settings, SlotEntry, SubInterfaceKey, limits,
+    },
+    front,
 };
 
-use crate::hooks::handle_frame::Entry;
+use crate::{hooks::handle_frame::Entry, skb::Windows};
 
 /// Inode of the namespace that this instance of the TC programs serves.
 #[unsafe(no_mangle)]
@@ -56,6 +59,18 @@ pub(crate) static SUB_INTERFACES: HashMap<SubInterfaceKey, SlotEntry> =
 #[map]
 pub(crate) static PARENTS: HashMap<ParentKey, ParentEntry> = HashMap::with_max_entries(limits::PARENTS, 0);
 
+/// In front of [`SUB_INTERFACES`]: see [`front`]. Mapped, like the next two.
+#[map]
+pub(crate) static FRONT: Array<u64> = Array::with_max_entries(front::PLACES, BPF_F_MMAPABLE);
+
+/// In front of [`PARENTS`].
+#[map]
+pub(crate) static PARENT_FRONT: Array<u64> = Array::with_max_entries(front::PARENT_PLACES, BPF_F_MMAPABLE);
+
+/// Parents' MACs and flags, by slot.
+#[map]
+pub(crate) static PARENT_TRAITS: Array<u64> = Array::with_max_entries(limits::SLOTS, BPF_F_MMAPABLE);
+
 /// Sub-interfaces by their own namespace and interface index.
 #[map]
 pub(crate) static DEVICES: HashMap<ParentKey, DeviceEntry> = HashMap::with_max_entries(limits::SUB_INTERFACES, 1);
@@ -89,6 +104,11 @@ pub(crate) static BLANK: PerCpuArray<Credit> = PerCpuArray::with_max_entries(1, 
 /// Frames that the handler has been entered with and has not returned yet.
 #[map]
 pub(crate) static ENTRIES: PerCpuArray<Entry> = PerCpuArray::with_max_entries(limits::ENTRIES, 0);
+
+/// What was copied of the kernel's structures: one for each program that has no place in [`ENTRIES`], since one may
+/// interrupt another.
+#[map]
+pub(crate) static WINDOWS: PerCpuArray<Windows> = PerCpuArray::with_max_entries(2, 0);
 
 /// The second of this CPU's last warning.
 #[map]

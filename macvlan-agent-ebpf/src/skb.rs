@@ -1,8 +1,14 @@
 //! Every raw read of a frame: through the context of the TC programs, and of the kernel's own structures.
 
-use aya_ebpf::{EbpfContext as _, helpers::bpf_probe_read_kernel, programs::TcContext};
+use core::{ffi::c_void, hint::black_box};
+
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::{bpf_probe_read_kernel, generated},
+    programs::TcContext,
+};
 use macvlan_agent_ebpf::{
-    abi::{NO_FIELD, ParentKey},
+    abi::{NO_FIELD, Offsets, ParentKey, Window, limits},
     frame::{self, Header, Resolution},
 };
 
@@ -35,6 +41,21 @@ fn head<const N: usize>(context: &TcContext) -> Option<&[u8; N]> {
     Some(unsafe { &*(start as *const [u8; N]) })
 }
 
+/// The Ethernet header as two numbers, the first byte lowest. Made once: else the compiler puts them together anew from
+/// their bytes at each use.
+#[inline(always)]
+fn ethernet(context: &TcContext) -> Option<[u64; 2]> {
+    let bytes = head::<{ frame::ETHERNET }>(context)?;
+    let first = [
+        bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5], bytes[6], bytes[7],
+    ];
+    let second = [bytes[8], bytes[9], bytes[10], bytes[11], bytes[12], bytes[13], 0, 0];
+    Some([
+        black_box(u64::from_le_bytes(first)),
+        black_box(u64::from_le_bytes(second)),
+    ])
+}
+
 impl Frame {
     /// The frame in hand; None for what has no Ethernet header.
     #[inline(always)]
@@ -44,12 +65,7 @@ impl Frame {
         if skb.pkt_type == LOOPBACK {
             return None;
         }
-        let bytes = head::<{ frame::ETHERNET }>(context)?;
-        let header = Header {
-            destination: [bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5]],
-            source: [bytes[6], bytes[7], bytes[8], bytes[9], bytes[10], bytes[11]],
-            kind: [bytes[12], bytes[13]],
-        };
+        let header = Header::of_words(ethernet(context)?);
         let tag = if skb.vlan_present != 0 { 4 } else { 0 };
         let length = u64::from(skb.len) + tag;
         let (segments, size) = (skb.gso_segs, skb.gso_size);
@@ -113,6 +129,16 @@ fn segment_headers(context: &TcContext, header: &Header) -> u64 {
     }
 }
 
+/// The value of a field of [`OFFSETS`], without the others.
+macro_rules! offset {
+    ($($field:ident).+) => {{
+        let offsets = (&raw const OFFSETS).cast::<Offsets>();
+        // SAFETY: a `Global` is nothing but its value (`repr(transparent)`), which is always there; the read is volatile
+        // because user space chooses the value after the compiler has seen one.
+        unsafe { (&raw const (*offsets).$($field).+).read_volatile() }
+    }};
+}
+
 /// A frame as `macvlan_handle_frame` gets it.
 #[derive(Clone, Copy)]
 pub(crate) struct Handled {
@@ -121,7 +147,79 @@ pub(crate) struct Handled {
     pub(crate) amount: Amount,
     /// `skb->len` and the Ethernet header: what macvlan counts.
     pub(crate) kernel_bytes: u64,
-    pub(crate) loopback: bool,
+    /// Where the Ethernet header is; 0 where there is none.
+    pub(crate) ethernet: u64,
+}
+
+impl Handled {
+    /// Whether it is one that has no Ethernet header.
+    #[inline(always)]
+    pub(crate) fn is_loopback(&self) -> bool {
+        self.ethernet == 0
+    }
+}
+
+/// Copies of what is read of the kernel's structures: each copy costs more than a hundred instructions, whatever its
+/// length.
+#[repr(C)]
+pub(crate) struct Windows {
+    skb: Copied,
+    device: Copied,
+}
+
+/// A copy of a part of a structure.
+#[repr(C, align(8))]
+struct Copied([u8; WINDOW]);
+
+const WINDOW: usize = limits::WINDOW as usize;
+
+/// A structure of the kernel's: its address, and the part of it that was copied.
+#[derive(Clone, Copy)]
+struct Structure<'windows> {
+    address: u64,
+    copy: &'windows Copied,
+    window: Window,
+}
+
+impl<'windows> Structure<'windows> {
+    /// Copies the window of the structure at `address`.
+    #[inline(always)]
+    fn read(address: u64, copy: &'windows mut Copied, window: Window) -> Option<Self> {
+        if window.length == 0 || window.length > limits::WINDOW {
+            return Some(Self {
+                address,
+                copy,
+                window: Window { start: 0, length: 0 },
+            });
+        }
+        let from = (address + u64::from(window.start)) as *const c_void;
+        // SAFETY: the length is at most that of the copy; the helper checks the address itself and fails where it is not
+        // the kernel's.
+        let failed = unsafe { generated::bpf_probe_read_kernel(copy.0.as_mut_ptr().cast(), window.length, from) };
+        (failed == 0).then_some(Self { address, copy, window })
+    }
+
+    /// A field of it, out of the copy where it lies there.
+    #[inline(always)]
+    fn field<T: Copy>(&self, offset: u32) -> Option<T> {
+        let at = offset.wrapping_sub(self.window.start);
+        let end = u64::from(at) + size_of::<T>() as u64;
+        if end > u64::from(self.window.length) || end > WINDOW as u64 {
+            return field(self.address, offset);
+        }
+        // SAFETY: the field ends inside the copy, and is aligned there as it is in the structure, since the window begins
+        // at a multiple of 8; any bytes are a valid value of the integers that are read.
+        Some(unsafe { self.copy.0.as_ptr().add(at as usize).cast::<T>().read_volatile() })
+    }
+
+    /// The same, or `otherwise` where this kernel has no such field.
+    #[inline(always)]
+    fn field_or<T: Copy>(&self, offset: u32, otherwise: T) -> T {
+        if offset == NO_FIELD {
+            return otherwise;
+        }
+        self.field(offset).unwrap_or(otherwise)
+    }
 }
 
 /// Reads a `T` at `offset` behind `base`.
@@ -136,72 +234,66 @@ fn field<T>(base: u64, offset: u32) -> Option<T> {
 
 /// The namespace and the interface index of a frame's device; None where it has none.
 #[inline(always)]
-pub(crate) fn device_of(skb: u64) -> Option<ParentKey> {
-    let offsets = OFFSETS.load();
-    let device: u64 = field(skb, offsets.skb_dev)?;
-    let ifindex: u32 = field(device, offsets.dev_ifindex)?;
-    let net: u64 = field(device, offsets.dev_net)?;
-    let netns: u32 = field(net, offsets.net_inum)?;
+pub(crate) fn device_of(skb: u64, windows: &mut Windows) -> Option<ParentKey> {
+    let address: u64 = field(skb, offset!(skb_dev))?;
+    let device = Structure::read(address, &mut windows.device, offset!(dev_window))?;
+    let ifindex: u32 = device.field(offset!(dev_ifindex))?;
+    let net: u64 = device.field(offset!(dev_net))?;
+    let netns: u32 = field(net, offset!(net_inum))?;
     Some(ParentKey { netns, ifindex })
 }
 
 /// How many packets a frame without an Ethernet header stands for.
 #[inline(always)]
 pub(crate) fn frames_of(skb: u64) -> u64 {
-    let offsets = OFFSETS.load();
-    let head: u64 = field_or(skb, offsets.skb_head, 0);
-    let end: u32 = field_or(skb, offsets.skb_end, 0);
-    let segments: u16 = field_or(head + u64::from(end), offsets.shared_gso_segs, 0);
+    let head: u64 = field_or(skb, offset!(skb_head), 0);
+    let end: u32 = field_or(skb, offset!(skb_end), 0);
+    let segments: u16 = field_or(head + u64::from(end), offset!(shared_gso_segs), 0);
     if segments > 1 { u64::from(segments) } else { 1 }
 }
 
 impl Handled {
     /// The frame that `skb` points to, its Ethernet header before its data; None where a field cannot be read.
     #[inline(always)]
-    pub(crate) fn of(skb: u64) -> Option<Self> {
-        Self::read(skb, frame::ETHERNET as u64)
+    pub(crate) fn of(skb: u64, windows: &mut Windows) -> Option<Self> {
+        Self::read(skb, frame::ETHERNET as u64, windows)
     }
 
     /// The same where the data begins with the Ethernet header.
     #[inline(always)]
-    pub(crate) fn pushed(skb: u64) -> Option<Self> {
-        Self::read(skb, 0)
+    pub(crate) fn pushed(skb: u64, windows: &mut Windows) -> Option<Self> {
+        Self::read(skb, 0, windows)
     }
 
     /// `before` bytes of the frame are not part of `skb->len`.
     #[inline(always)]
-    fn read(skb: u64, before: u64) -> Option<Self> {
-        let offsets = OFFSETS.load();
-        let parent = device_of(skb)?;
-        let length: u32 = field(skb, offsets.skb_len)?;
-        let kind: u8 = field(skb, offsets.skb_pkt_type)?;
+    fn read(address: u64, before: u64, windows: &mut Windows) -> Option<Self> {
+        let parent = device_of(address, windows)?;
+        let skb = Structure::read(address, &mut windows.skb, offset!(skb_window))?;
+        let length: u32 = skb.field(offset!(skb_len))?;
+        let kind: u8 = skb.field(offset!(skb_pkt_type))?;
         let kernel_bytes = u64::from(length) + before;
         if u32::from(kind & 7) == LOOPBACK {
-            let header = Header {
-                destination: [0; 6],
-                source: [0; 6],
-                kind: [0; 2],
-            };
             let amount = Amount {
                 frames: 1,
                 bytes: u64::from(length),
             };
             return Some(Self {
                 parent,
-                header,
+                header: Header::default(),
                 amount,
                 kernel_bytes,
-                loopback: true,
+                ethernet: 0,
             });
         }
-        let ethernet = ethernet_of(skb)?;
-        let header: Header = field(ethernet, 0)?;
-        let head: u64 = field(skb, offsets.skb_head)?;
-        let end: u32 = field(skb, offsets.skb_end)?;
-        let shared = head + u64::from(end);
-        let segments = u32::from(field::<u16>(shared, offsets.shared_gso_segs)?);
-        let size = u32::from(field::<u16>(shared, offsets.shared_gso_size)?);
-        let tag = if tagged(skb) { 4 } else { 0 };
+        let head: u64 = skb.field(offset!(skb_head))?;
+        let mac_header: u16 = skb.field(offset!(skb_mac_header))?;
+        let ethernet = head + u64::from(mac_header);
+        // Two bytes more than the header: behind the frame's memory there is always that of its `skb_shared_info`.
+        let header = Header::of_words(field(ethernet, 0)?);
+        let end: u32 = skb.field(offset!(skb_end))?;
+        let (segments, size) = gso(head + u64::from(end))?;
+        let tag = if tagged(&skb) { 4 } else { 0 };
         let bytes = kernel_bytes + tag;
         let amount = if segments > 1 || size > 0 {
             let headers = tag + handled_headers(ethernet, &header);
@@ -218,44 +310,44 @@ impl Handled {
             header,
             amount,
             kernel_bytes,
-            loopback: false,
+            ethernet,
         })
     }
+
+    /// What the frame asks or answers, where it is ARP or neighbour discovery.
+    #[inline(always)]
+    pub(crate) fn resolution(&self) -> Resolution {
+        if self.is_loopback() {
+            return Resolution::NONE;
+        }
+        if self.header.is_arp() {
+            return frame::arp(&field_or(self.ethernet, 0, [0; frame::ARP]));
+        }
+        if self.header.is_ipv6() {
+            return frame::neighbour(&field_or(self.ethernet, 0, [0; frame::NEIGHBOUR]));
+        }
+        Resolution::NONE
+    }
+
+    /// Whether the frame is a piece of an IPv4 packet, and not the last one.
+    #[inline(always)]
+    pub(crate) fn is_early_fragment(&self) -> bool {
+        !self.is_loopback()
+            && self.header.is_ipv4()
+            && frame::has_more_fragments(field_or(self.ethernet, frame::FRAGMENT, 0))
+    }
 }
 
-/// What the frame asks or answers, where it is ARP or neighbour discovery.
+/// Segments and their size, which stand side by side in `skb_shared_info`.
 #[inline(always)]
-pub(crate) fn resolution_of(skb: u64, header: &Header) -> Resolution {
-    let Some(ethernet) = ethernet_of(skb) else {
-        return Resolution::NONE;
+fn gso(shared: u64) -> Option<(u32, u32)> {
+    let (size_at, segments_at) = (offset!(shared_gso_size), offset!(shared_gso_segs));
+    let [size, segments]: [u16; 2] = if segments_at == size_at.wrapping_add(2) {
+        field(shared, size_at)?
+    } else {
+        [field(shared, size_at)?, field(shared, segments_at)?]
     };
-    if header.is_arp() {
-        return frame::arp(&field_or(ethernet, 0, [0; frame::ARP]));
-    }
-    if header.is_ipv6() {
-        return frame::neighbour(&field_or(ethernet, 0, [0; frame::NEIGHBOUR]));
-    }
-    Resolution::NONE
-}
-
-/// Whether the frame is a piece of an IPv4 packet, and not the last one.
-#[inline(always)]
-pub(crate) fn is_early_fragment(skb: u64, header: &Header) -> bool {
-    if !header.is_ipv4() {
-        return false;
-    }
-    match ethernet_of(skb) {
-        Some(ethernet) => frame::has_more_fragments(field_or(ethernet, frame::FRAGMENT, 0)),
-        None => false,
-    }
-}
-
-#[inline(always)]
-fn ethernet_of(skb: u64) -> Option<u64> {
-    let offsets = OFFSETS.load();
-    let head: u64 = field(skb, offsets.skb_head)?;
-    let mac_header: u16 = field(skb, offsets.skb_mac_header)?;
-    Some(head + u64::from(mac_header))
+    Some((u32::from(segments), u32::from(size)))
 }
 
 /// Reads a `T`, or says `otherwise` where that cannot be: unlike an `Option`, the result has a value in every case.
@@ -270,11 +362,10 @@ fn field_or<T>(base: u64, offset: u32, otherwise: T) -> T {
 
 /// Whether a VLAN tag is kept beside the frame.
 #[inline(always)]
-fn tagged(skb: u64) -> bool {
-    let offsets = OFFSETS.load();
-    let present: u8 = field_or(skb, offsets.skb_vlan_present, 0);
-    let all: u32 = field_or(skb, offsets.skb_vlan_all, 0);
-    all != 0 || present >> (offsets.skb_vlan_present_bit & 7) & 1 == 1
+fn tagged(skb: &Structure<'_>) -> bool {
+    let present: u8 = skb.field_or(offset!(skb_vlan_present), 0);
+    let all: u32 = skb.field_or(offset!(skb_vlan_all), 0);
+    all != 0 || present >> (offset!(skb_vlan_present_bit) & 7) & 1 == 1
 }
 
 #[inline(always)]

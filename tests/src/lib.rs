@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod docker;
+pub mod empty;
 pub mod exposition;
 pub mod fake_docker;
 pub mod fleet;
@@ -23,6 +24,7 @@ pub mod podman;
 pub mod prometheus;
 pub mod remains;
 pub mod rig;
+pub mod sink;
 pub mod surroundings;
 pub mod tcp;
 pub mod tls;

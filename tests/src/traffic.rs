@@ -291,19 +291,19 @@ pub(crate) fn checksum(bytes: &[u8]) -> u16 {
 }
 
 /// A socket for whole frames on `interface`, which receives none.
-pub(crate) fn open(interface: &str) -> Result<OwnedFd> {
+pub fn open(interface: &str) -> Result<OwnedFd> {
     let index = if_nametoindex(interface).with_context(|| format!("there is no {interface}"))?;
     let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)
         .context("could not open a packet socket (is this root?)")?;
-    bind(socket.as_raw_fd(), &link_address(index)?).with_context(|| format!("could not bind to {interface}"))?;
+    bind(socket.as_raw_fd(), &link_address(index, 0)?).with_context(|| format!("could not bind to {interface}"))?;
     Ok(socket)
 }
 
-fn link_address(index: u32) -> Result<LinkAddr> {
+pub(crate) fn link_address(index: u32, protocol: u16) -> Result<LinkAddr> {
     let address = libc::sockaddr_ll {
         sll_family: u16::try_from(libc::AF_PACKET)?,
-        // None: the socket receives nothing, and the kernel (since 5.1) reads the ethertype from the frame it sends.
-        sll_protocol: 0,
+        // With none the socket receives nothing, and the kernel (since 5.1) reads the ethertype from the frame it sends.
+        sll_protocol: protocol.to_be(),
         sll_ifindex: i32::try_from(index)?,
         sll_hatype: 0,
         sll_pkttype: 0,

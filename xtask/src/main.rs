@@ -7,6 +7,7 @@
 )]
 
 mod apt;
+mod bench;
 mod dashboards;
 mod ebpf;
 mod gate;
@@ -28,6 +29,7 @@ use anyhow::Result;
 use clap::Parser;
 
 use suite::Extent;
+use vm::qemu::Clock;
 
 #[derive(Parser)]
 #[command(about, bin_name = "cargo xtask")]
@@ -72,6 +74,14 @@ enum Task {
     },
     /// Make the pictures of the dashboards anew, with Grafana's own components from live data: some ten minutes
     Pictures,
+    /// Count the instructions of a frame on each path, and write docs/PERFORMANCE.md and tests/vm/costs.toml
+    Bench {
+        /// Only these kernels, and only print: nothing is written
+        kernels: Vec<String>,
+        /// Measure nothing: make docs/PERFORMANCE.md anew from tests/vm/costs.toml
+        #[arg(long, conflicts_with = "kernels")]
+        page: bool,
+    },
     /// Boot a kernel of tests/vm/kernels.toml and run a shell command there as root
     Vm {
         /// The kernel's name in the table, such as 6.12
@@ -79,6 +89,9 @@ enum Task {
         /// A program to put into the machine's /bin; may be repeated
         #[arg(long = "bin", value_name = "PATH")]
         programs: Vec<PathBuf>,
+        /// Let the machine's clock count instructions, on one processor: a nanosecond is one instruction
+        #[arg(long)]
+        instructions: bool,
         /// Seconds after which the machine is stopped
         #[arg(long, value_name = "SECONDS", default_value_t = 420)]
         limit: u64,
@@ -113,12 +126,24 @@ fn perform(task: Task) -> Result<ExitCode> {
         }
         Task::Dashboards { .. } => dashboards::write()?,
         Task::Pictures => pictures::write()?,
+        Task::Bench { page: true, .. } => bench::write_page()?,
+        Task::Bench { kernels, .. } => bench::run(&kernels)?,
         Task::Vm {
             kernel,
             programs,
+            instructions,
             limit,
             command,
-        } => vm::run_command(&kernel, &programs, &command.join(" "), Duration::from_secs(limit))?,
+        } => {
+            let clock = if instructions { Clock::Instructions } else { Clock::Time };
+            vm::run_command(
+                &kernel,
+                clock,
+                &programs,
+                &command.join(" "),
+                Duration::from_secs(limit),
+            )?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -16,7 +16,8 @@ use crate::gate::{Gate, Outcome};
 use crate::programs::{self, Built};
 use crate::vm::initramfs::Program;
 use crate::vm::kernel::{self, Freshness, Kernel};
-use crate::{apt, dashboards, ebpf, host, lint, vm};
+use crate::vm::qemu::Clock;
+use crate::{apt, bench, dashboards, ebpf, host, lint, vm};
 use session::{Report, Script};
 
 /// The tests wait more than they compute: two machines on two processors take little longer than one.
@@ -43,6 +44,7 @@ impl Extent {
 struct Programs {
     agent: Built,
     lab: Built,
+    cost: Built,
     tests: Vec<Built>,
 }
 
@@ -64,6 +66,11 @@ pub(crate) fn run(extent: Extent) -> ExitCode {
     let mut table = String::new();
     if let Some(programs) = programs {
         gate.command("lab", lab(&programs));
+        if extent != Extent::Fast {
+            gate.step("cost of a frame", || {
+                bench::check(&programs.agent.path, &programs.cost.path)
+            });
+        }
         table = on_kernels(&mut gate, &programs, extent);
     }
     gate.finish(&table)
@@ -235,7 +242,15 @@ fn in_machine(kernel: &Kernel, programs: &Programs, extent: Extent) -> Result<Re
     let text = script.text();
     let mut contents = vec![agent];
     contents.extend(tests);
-    let session = vm::run_script(kernel, Freshness::Newest, contents, &text, extent.limit(), false)?;
+    let session = vm::run_script(
+        kernel,
+        Freshness::Newest,
+        Clock::Time,
+        contents,
+        &text,
+        extent.limit(),
+        false,
+    )?;
     Ok(Report::read(
         &session.output,
         programs.tests.len(),
@@ -253,7 +268,13 @@ impl Programs {
         )?;
         let mut tests = programs::tests(Stdio::piped())?;
         let lab = programs::take(&mut tests, "macvlan-lab", false)?;
+        let cost = programs::take(&mut tests, "macvlan-cost", false)?;
         tests.retain(|program| program.is_test);
-        Ok(Self { agent, lab, tests })
+        Ok(Self {
+            agent,
+            lab,
+            cost,
+            tests,
+        })
     }
 }

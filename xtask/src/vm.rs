@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use crate::{apt, host};
 use initramfs::Program;
 use kernel::{Freshness, Kernel};
+use qemu::Clock;
 
 const PACKAGES: [&str; 8] = [
     "bpftool",
@@ -34,14 +35,20 @@ pub(crate) fn provision() -> Result<()> {
 }
 
 /// Boots a kernel of the table, runs a shell command in it and shows what it prints.
-pub(crate) fn run_command(name: &str, programs: &[PathBuf], command: &str, limit: Duration) -> Result<()> {
+pub(crate) fn run_command(
+    name: &str,
+    clock: Clock,
+    programs: &[PathBuf],
+    command: &str,
+    limit: Duration,
+) -> Result<()> {
     provision()?;
     let kernel = kernel::find(name)?;
     let programs: Vec<_> = programs
         .iter()
         .map(|path| Program::in_bin(path))
         .collect::<Result<_>>()?;
-    let session = run_script(&kernel, Freshness::Cached, programs, command, limit, true)?;
+    let session = run_script(&kernel, Freshness::Cached, clock, programs, command, limit, true)?;
     match session.verdict {
         Some(true) => Ok(()),
         Some(false) => bail!("the command failed on {name}"),
@@ -53,6 +60,7 @@ pub(crate) fn run_command(name: &str, programs: &[PathBuf], command: &str, limit
 pub(crate) fn run_script(
     kernel: &Kernel,
     freshness: Freshness,
+    clock: Clock,
     mut programs: Vec<Program>,
     script: &str,
     limit: Duration,
@@ -66,5 +74,5 @@ pub(crate) fn run_script(
     let room = tempfile::tempdir().context("make a directory for the machine")?;
     let image = room.path().join("initramfs");
     initramfs::pack(&tree, &programs, script, &image)?;
-    qemu::boot(&tree.image()?, &image, limit, echo)
+    qemu::boot(&tree.image()?, &image, clock, limit, echo)
 }

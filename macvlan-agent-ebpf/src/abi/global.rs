@@ -36,6 +36,40 @@ pub struct Offsets {
     pub dev_net: u32,
     /// `net.ns.inum`
     pub net_inum: u32,
+    /// The part of an `sk_buff` that is copied at once; fields outside are read one by one.
+    pub skb_window: Window,
+    /// The same of a `net_device`.
+    pub dev_window: Window,
+}
+
+/// A part of a structure, at most [`super::limits::WINDOW`] bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Window {
+    /// Where it begins: a multiple of 8.
+    pub start: u32,
+    /// How long it is.
+    pub length: u32,
+}
+
+impl Window {
+    /// The window that holds these fields, each at most 8 bytes; an empty one where they lie too far apart.
+    #[must_use]
+    pub fn around(fields: &[u32]) -> Self {
+        let known = || fields.iter().filter(|field| **field != NO_FIELD);
+        let (Some(&first), Some(&last)) = (known().min(), known().max()) else {
+            return Self::default();
+        };
+        let start = first & !7;
+        let end = (last & !7) + 8;
+        if end - start > super::limits::WINDOW {
+            return Self::default();
+        }
+        Self {
+            start,
+            length: end - start,
+        }
+    }
 }
 
 impl Offsets {
@@ -55,6 +89,8 @@ impl Offsets {
         dev_ifindex: NO_FIELD,
         dev_net: NO_FIELD,
         net_inum: NO_FIELD,
+        skb_window: Window { start: 0, length: 0 },
+        dev_window: Window { start: 0, length: 0 },
     };
 }
 
@@ -107,4 +143,18 @@ pub struct Location {
 pub struct Locations {
     /// Those that are not there have an empty range.
     pub functions: [Location; super::limits::LOCATIONS],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_holds_its_fields_whole_or_none() {
+        let around = |fields: &[u32]| Window::around(fields);
+        assert_eq!(around(&[112, 200, 128, NO_FIELD]), Window { start: 112, length: 96 });
+        assert_eq!(around(&[116, 118]), Window { start: 112, length: 8 });
+        assert_eq!(around(&[224, 1200]), Window::default(), "too far apart");
+        assert_eq!(around(&[NO_FIELD]), Window::default());
+    }
 }

@@ -1,6 +1,7 @@
 //! What counts are found by: who a frame belongs to.
 
 use super::{Cell, Recent};
+use crate::frame::Mac;
 
 /// No slot: a count that has no owner among the known sub-interfaces.
 pub const NO_SLOT: u32 = u32::MAX;
@@ -47,6 +48,13 @@ impl SubInterfaceKey {
             mac,
             pad: [0; 2],
         }
+    }
+
+    /// The same of a MAC in a frame.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(parent: ParentKey, mac: Mac) -> Self {
+        Self::new(parent, mac.bytes())
     }
 
     /// The key of what a parent's own totals are credited under while user space does not know the parent yet.

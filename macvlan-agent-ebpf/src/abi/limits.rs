@@ -33,3 +33,7 @@ pub const REASONS: u32 = 256;
 
 /// Functions in which frames are freed that `frame_free` tells apart by where that was.
 pub const LOCATIONS: usize = 12;
+
+/// Bytes of a structure of the kernel's that are copied at once: the fields that are read of an `sk_buff` lie within
+/// some 100.
+pub const WINDOW: u32 = 128;

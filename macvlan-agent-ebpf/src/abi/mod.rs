@@ -12,7 +12,7 @@ pub mod limits;
 
 pub use change::{Change, Table};
 pub use counts::{Cell, Counter, RECENT_RINGS, Recent};
-pub use global::{Location, Locations, NO_FIELD, Offsets, Range, Settings};
+pub use global::{Location, Locations, NO_FIELD, Offsets, Range, Settings, Window};
 pub use key::{
     AddressKey, AddressOwner, Ask, AskKey, Attempted, Credit, DeviceEntry, NO_SLOT, ParentEntry, ParentKey, SlotEntry,
     SubInterfaceKey,

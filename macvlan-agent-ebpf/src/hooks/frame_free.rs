@@ -10,20 +10,21 @@
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use macvlan_agent_ebpf::{
     abi::{
-        Counter, DeviceEntry, Direction, Location, NO_SLOT, ParentEntry, ParentKey, SlotEntry, SubInterfaceKey,
+        Counter, DeviceEntry, Direction, Location, NO_SLOT, ParentKey, SlotEntry, SubInterfaceKey,
         key::{DEVICE_NO_CARRIER, DEVICE_TAP, PARENT_KEEPS_SOURCE},
         label::Cause,
         limits,
     },
     frame::Says,
+    front::Parent,
     verdict::bridged,
 };
 
 use super::{handle_frame::is_handled, parent_egress};
 use crate::{
     count::{self, Tally},
-    maps::{DEVICES, LOCATIONS, REASONS, SAYS_REASON, SETTINGS, UNSENT_UNCOUNTED},
-    skb::{self, Handled},
+    maps::{DEVICES, LOCATIONS, REASONS, SAYS_REASON, SETTINGS, UNSENT_UNCOUNTED, WINDOWS},
+    skb::{self, Handled, Windows},
 };
 
 #[raw_tracepoint(tracepoint = "kfree_skb")]
@@ -73,21 +74,22 @@ fn by_location(address: u64) -> u32 {
 
 #[inline(always)]
 fn freed(skb: u64, cause: u32) -> Option<()> {
-    let place = skb::device_of(skb)?;
+    // SAFETY: the lookup succeeded; the element is this CPU's and this program's.
+    let windows = unsafe { &mut *WINDOWS.get_ptr_mut(0)? };
+    let place = skb::device_of(skb, windows)?;
     if cause == Cause::Neighbour as u32 {
         let device = device(place)?;
         count::cell(device.slot)?.add(Counter::NeighbourFailedPackets, skb::frames_of(skb));
         return Some(());
     }
     if cause == Cause::Forward as u32 {
-        return not_forwarded(skb, device(place)?);
+        return not_forwarded(skb, device(place)?, windows);
     }
     if cause == Cause::TapQueue as u32 {
-        return tap_queue_full(skb, device(place)?);
+        return tap_queue_full(skb, device(place)?, windows);
     }
     if let Some(parent) = count::parent(place) {
-        // SAFETY: the lookup succeeded; the entry is copied at once.
-        return on_parent(skb, cause, unsafe { *parent });
+        return on_parent(skb, cause, parent, windows);
     }
     if cause == Cause::Transmit as u32 {
         return unsent(skb, device(place)?);
@@ -102,19 +104,19 @@ fn device(place: ParentKey) -> Option<DeviceEntry> {
 }
 
 #[inline(always)]
-fn on_parent(skb: u64, cause: u32, parent: ParentEntry) -> Option<()> {
+fn on_parent(skb: u64, cause: u32, parent: Parent, windows: &mut Windows) -> Option<()> {
     if cause == Cause::Handler as u32 {
-        return queue_full(skb, parent);
+        return queue_full(skb, parent, windows);
     }
     let total = count::cell(parent.slot)?;
     if cause == Cause::Transmit as u32 {
-        return attempt_failed(skb, &Handled::pushed(skb)?, parent);
+        return attempt_failed(&Handled::pushed(skb, windows)?, parent);
     }
     total.add(Counter::OtherwiseDroppedSkbs, 1);
     if cause == Cause::Backlog as u32 {
-        let frame = Handled::of(skb)?;
-        let source = count::sub_interface(SubInterfaceKey::new(frame.parent, frame.header.source));
-        let destination = count::sub_interface(SubInterfaceKey::new(frame.parent, frame.header.destination));
+        let frame = Handled::of(skb, windows)?;
+        let source = count::sub_interface(SubInterfaceKey::of(frame.parent, frame.header.source));
+        let destination = count::sub_interface(SubInterfaceKey::of(frame.parent, frame.header.destination));
         if bridged(source.mode, destination.mode) {
             total.add(Counter::SiblingBacklogFullFrames, frame.amount.frames);
         }
@@ -125,8 +127,8 @@ fn on_parent(skb: u64, cause: u32, parent: ParentEntry) -> Option<()> {
 /// In the handler a copy is freed where the broadcast queue is full (`macvlan_broadcast_enqueue`, 5.10 to 6.18; it is
 /// inlined), and the frame itself where a sub-interface was down or one in mode source keeps what it took.
 #[inline(always)]
-fn queue_full(skb: u64, parent: ParentEntry) -> Option<()> {
-    let frame = Handled::of(skb)?;
+fn queue_full(skb: u64, parent: Parent, windows: &mut Windows) -> Option<()> {
+    let frame = Handled::of(skb, windows)?;
     if !frame.header.is_multicast() || is_handled(skb) {
         return None;
     }
@@ -155,25 +157,25 @@ fn unsent(skb: u64, device: DeviceEntry) -> Option<()> {
 /// A frame that was counted as an attempt at the parent's egress, and dropped behind it: it is told as one that could
 /// not be sent.
 #[inline(always)]
-fn attempt_failed(skb: u64, frame: &Handled, parent: ParentEntry) -> Option<()> {
+fn attempt_failed(frame: &Handled, parent: Parent) -> Option<()> {
     let total = count::cell(parent.slot)?;
     if frame.header.source == parent.mac {
-        let addressee = count::sub_interface(SubInterfaceKey::new(frame.parent, frame.header.destination));
+        let addressee = count::sub_interface(SubInterfaceKey::of(frame.parent, frame.header.destination));
         if !frame.header.is_multicast() && addressee.is_known() {
             unsent_attempt(count::cell(addressee.slot)?, total, Direction::ParentToChild, frame);
         }
         return Some(());
     }
-    let source = count::sub_interface(SubInterfaceKey::new(frame.parent, frame.header.source));
+    let source = count::sub_interface(SubInterfaceKey::of(frame.parent, frame.header.source));
     let tally = count::cell(source.slot)?;
     if frame.header.is_multicast() {
-        return unsent_ask(skb, frame, tally, total, source);
+        return unsent_ask(frame, tally, total, source);
     }
     if frame.header.destination == parent.mac {
         unsent_attempt(tally, total, Direction::ChildToParent, frame);
         return Some(());
     }
-    let addressee = count::sub_interface(SubInterfaceKey::new(frame.parent, frame.header.destination));
+    let addressee = count::sub_interface(SubInterfaceKey::of(frame.parent, frame.header.destination));
     if addressee.is_known() && !bridged(source.mode, addressee.mode) {
         unsent_attempt(tally, total, Direction::Sibling, frame);
     }
@@ -188,8 +190,8 @@ fn unsent_attempt(tally: Tally, total: Tally, direction: Direction, frame: &Hand
 
 /// The same of an ARP request or a neighbour solicitation of a sub-interface.
 #[inline(always)]
-fn unsent_ask(skb: u64, frame: &Handled, tally: Tally, total: Tally, source: SlotEntry) -> Option<()> {
-    let resolution = skb::resolution_of(skb, &frame.header);
+fn unsent_ask(frame: &Handled, tally: Tally, total: Tally, source: SlotEntry) -> Option<()> {
+    let resolution = frame.resolution();
     if resolution.says != Says::Asks {
         return None;
     }
@@ -201,19 +203,19 @@ fn unsent_ask(skb: u64, frame: &Handled, tally: Tally, total: Tally, source: Slo
 
 /// `tap_handle_frame`: it was counted as delivered, and then the queue of the character device was full.
 #[inline(always)]
-fn tap_queue_full(skb: u64, device: DeviceEntry) -> Option<()> {
+fn tap_queue_full(skb: u64, device: DeviceEntry, windows: &mut Windows) -> Option<()> {
     if device.flags & DEVICE_TAP == 0 {
         return None;
     }
     let tally = count::cell(device.slot)?;
     tally.add(Counter::QueueFullSkbs, 1);
     // Its device is the macvtap by now, and the Ethernet header is part of it again.
-    let frame = Handled::pushed(skb)?;
+    let frame = Handled::pushed(skb, windows)?;
     if frame.header.is_multicast() {
         return Some(());
     }
-    let source = count::sub_interface(SubInterfaceKey::new(device.parent, frame.header.source));
-    let own = count::sub_interface(SubInterfaceKey::new(device.parent, frame.header.destination));
+    let source = count::sub_interface(SubInterfaceKey::of(device.parent, frame.header.source));
+    let own = count::sub_interface(SubInterfaceKey::of(device.parent, frame.header.destination));
     let first = if source.slot != NO_SLOT && bridged(source.mode, own.mode) {
         Counter::QueueFullSiblingFrames
     } else {
@@ -227,14 +229,12 @@ fn tap_queue_full(skb: u64, device: DeviceEntry) -> Option<()> {
 /// A frame between siblings that is longer than the parent takes: the parent's `rx_dropped` counts it
 /// (`____dev_forward_skb`), its device is still the sender.
 #[inline(always)]
-fn not_forwarded(skb: u64, device: DeviceEntry) -> Option<()> {
-    let frame = Handled::of(skb)?;
+fn not_forwarded(skb: u64, device: DeviceEntry, windows: &mut Windows) -> Option<()> {
+    let frame = Handled::of(skb, windows)?;
     if frame.header.is_multicast() {
         return None;
     }
     let parent = count::parent(device.parent)?;
-    // SAFETY: the lookup succeeded; the field is copied at once.
-    let slot = unsafe { (*parent).slot };
-    count::cell(slot)?.add(Counter::OtherwiseDroppedSkbs, 1);
+    count::cell(parent.slot)?.add(Counter::OtherwiseDroppedSkbs, 1);
     Some(())
 }

@@ -19,13 +19,14 @@ use aya_ebpf::{
 use aya_log_ebpf::warn;
 use macvlan_agent_ebpf::{
     abi::{Counter, Mode, NO_SLOT, ParentKey, SubInterfaceKey, Verdict, key::PARENT_PASSTHRU, label::Lost, limits},
+    frame::Mac,
     verdict::{Consumed, bridged, consumed_unicast, keeps_own_multicast, verdict_of},
 };
 
 use crate::{
     count::{self, Tally},
     maps::{ENTRIES, REALTIME},
-    skb::{self, Handled},
+    skb::{Handled, Windows},
 };
 
 /// A frame that the handler has been entered with.
@@ -40,9 +41,10 @@ pub(crate) struct Entry {
     frame: Handled,
     parent_slot: u32,
     parent_flags: u32,
-    parent_mac: [u8; 6],
+    parent_mac: Mac,
     /// 1 for a fragment that is not the last of its packet.
-    held: u16,
+    held: u64,
+    windows: Windows,
 }
 
 #[inline(always)]
@@ -110,11 +112,10 @@ fn enter(context: &impl EbpfContext, holder: *const u64) -> Option<()> {
         entry.active = 0;
         missed(context, entry);
     }
-    let frame = Handled::of(skb)?;
+    let frame = Handled::of(skb, &mut entry.windows)?;
     let (slot, flags, mac) = match count::parent(frame.parent) {
-        // SAFETY: the lookup succeeded; the fields are copied at once.
-        Some(parent) => unsafe { ((*parent).slot, (*parent).flags, (*parent).mac) },
-        None => (NO_SLOT, 0, [0; 6]),
+        Some(parent) => (parent.slot, parent.flags, parent.mac),
+        None => (NO_SLOT, 0, Mac::default()),
     };
     entry.thread = thread;
     entry.skb = skb;
@@ -122,7 +123,7 @@ fn enter(context: &impl EbpfContext, holder: *const u64) -> Option<()> {
     entry.parent_slot = slot;
     entry.parent_flags = flags;
     entry.parent_mac = mac;
-    entry.held = u16::from(frame.header.is_multicast() && skb::is_early_fragment(skb, &frame.header));
+    entry.held = u64::from(frame.header.is_multicast() && frame.is_early_fragment());
     entry.active = 1;
     totals(slot, frame.parent)?.add(Counter::EnteredSkbs, 1);
     Some(())
@@ -194,12 +195,12 @@ fn leave(returned: u64) -> Option<()> {
     if let Some(tally) = totals(entry.parent_slot, frame.parent) {
         handled(tally, verdict, frame.amount.frames);
     }
-    if frame.loopback {
+    if frame.is_loopback() {
         return None;
     }
     let passthru = entry.parent_flags & PARENT_PASSTHRU != 0;
     match verdict {
-        Verdict::Delivered => delivered(frame, passthru),
+        Verdict::Delivered => delivered(frame, entry.parent_slot, passthru),
         Verdict::Consumed => consumed(entry, passthru),
         Verdict::Passed => passed(frame, passthru),
         Verdict::Unknown => None,
@@ -213,11 +214,11 @@ fn passed(frame: &Handled, passthru: bool) -> Option<()> {
     if passthru || frame.header.is_multicast() {
         return None;
     }
-    let known = count::sub_interface(addressee(frame, passthru));
+    let known = count::sub_interface(SubInterfaceKey::of(frame.parent, addressee(frame, passthru)));
     if !known.is_known() || known.mode == Mode::Source as u8 {
         return None;
     }
-    let sender = count::sub_interface(SubInterfaceKey::new(frame.parent, frame.header.source));
+    let sender = count::sub_interface(SubInterfaceKey::of(frame.parent, frame.header.source));
     if bridged(sender.mode, known.mode) {
         // What the switch has returned was counted when it was sent out. What was never sent out was looped, and its
         // addressee went while it was under way.
@@ -232,16 +233,20 @@ fn passed(frame: &Handled, passthru: bool) -> Option<()> {
 
 /// Where the kernel finds the sub-interface that a unicast frame is for.
 #[inline(always)]
-fn addressee(frame: &Handled, passthru: bool) -> SubInterfaceKey {
-    SubInterfaceKey::new(frame.parent, if passthru { [0; 6] } else { frame.header.destination })
+fn addressee(frame: &Handled, passthru: bool) -> Mac {
+    if passthru {
+        Mac::default()
+    } else {
+        frame.header.destination
+    }
 }
 
 #[inline(always)]
-fn delivered(frame: &Handled, passthru: bool) -> Option<()> {
-    let key = addressee(frame, passthru);
-    let known = count::sub_interface(key);
-    let tally = count::owner(known, key)?;
-    let sender = count::sub_interface(SubInterfaceKey::new(frame.parent, frame.header.source));
+fn delivered(frame: &Handled, parent_slot: u32, passthru: bool) -> Option<()> {
+    let mac = addressee(frame, passthru);
+    let known = count::addressed(parent_slot, frame.parent, mac);
+    let tally = count::owner(known, frame.parent, mac)?;
+    let sender = count::addressed(parent_slot, frame.parent, frame.header.source);
     // Not known yet, but delivered: in all likelihood in bridge mode, since the sender is.
     let mode = if known.is_known() {
         known.mode
@@ -274,8 +279,8 @@ fn consumed(entry: &Entry, passthru: bool) -> Option<()> {
         }
         return returned_to_sender(frame, passthru, entry.parent_mac);
     }
-    let known = count::sub_interface(addressee(frame, passthru));
-    let sender = count::sub_interface(SubInterfaceKey::new(frame.parent, frame.header.source));
+    let known = count::sub_interface(SubInterfaceKey::of(frame.parent, addressee(frame, passthru)));
+    let sender = count::sub_interface(SubInterfaceKey::of(frame.parent, frame.header.source));
     // The kernel found the addressee: a sibling's frame was looped, not returned by the switch.
     if bridged(sender.mode, known.mode) && !passthru {
         count::cell(sender.slot)?.pair(Counter::TransmittedSiblingFrames, frame.amount);
@@ -292,13 +297,13 @@ fn consumed(entry: &Entry, passthru: bool) -> Option<()> {
 
 /// Multicast that came back to the one that sent it ("forward to original port"). Mode passthru has the parent's MAC.
 #[inline(always)]
-fn returned_to_sender(frame: &Handled, passthru: bool, parent_mac: [u8; 6]) -> Option<()> {
+fn returned_to_sender(frame: &Handled, passthru: bool, parent_mac: Mac) -> Option<()> {
     let mac = if passthru && frame.header.source == parent_mac {
-        [0; 6]
+        Mac::default()
     } else {
         frame.header.source
     };
-    let sender = count::sub_interface(SubInterfaceKey::new(frame.parent, mac));
+    let sender = count::sub_interface(SubInterfaceKey::of(frame.parent, mac));
     if keeps_own_multicast(sender.mode) {
         count::cell(sender.slot)?.add(Counter::ReturnedSkbs, 1);
     }

@@ -4,11 +4,9 @@
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use macvlan_agent_ebpf::{
-    abi::{
-        AddressKey, AddressOwner, AskKind, Counter, Direction, NO_SLOT, ParentEntry, ParentKey, SlotEntry,
-        SubInterfaceKey, key::PARENT_PASSTHRU,
-    },
+    abi::{AddressKey, AddressOwner, AskKind, Counter, Direction, NO_SLOT, ParentKey, SlotEntry, key::PARENT_PASSTHRU},
     frame::{Header, Says},
+    front::Parent,
     verdict::bridged,
 };
 
@@ -30,8 +28,6 @@ pub(crate) fn parent_egress(context: TcContext) -> i32 {
 #[inline(always)]
 fn count_frame(context: &TcContext, frame: &Frame) -> Option<()> {
     let parent = count::parent(frame.parent)?;
-    // SAFETY: the lookup succeeded; the entry is copied at once.
-    let parent = unsafe { *parent };
     // One MAC for both: what the sub-interface sent and what the parent's own stack did looks alike.
     if parent.flags & PARENT_PASSTHRU != 0 {
         return None;
@@ -39,9 +35,8 @@ fn count_frame(context: &TcContext, frame: &Frame) -> Option<()> {
     if frame.header.source == parent.mac {
         return from_parent(context, frame, parent);
     }
-    let source_key = SubInterfaceKey::new(frame.parent, frame.header.source);
-    let source = count::sub_interface(source_key);
-    let tally = count::owner(source, source_key)?;
+    let source = count::addressed(parent.slot, frame.parent, frame.header.source);
+    let tally = count::owner(source, frame.parent, frame.header.source)?;
     tally.pair(Counter::TransmittedExternalFrames, frame.amount);
     if frame.header.is_multicast() {
         return asked(context, frame, parent, source, tally);
@@ -57,7 +52,7 @@ fn count_frame(context: &TcContext, frame: &Frame) -> Option<()> {
         );
         return Some(());
     }
-    let addressee = count::sub_interface(SubInterfaceKey::new(frame.parent, frame.header.destination));
+    let addressee = count::addressed(parent.slot, frame.parent, frame.header.destination);
     if !addressee.is_known() {
         return None;
     }
@@ -74,7 +69,7 @@ fn count_frame(context: &TcContext, frame: &Frame) -> Option<()> {
 
 /// Counts an attempt on its sub-interface and on the parent.
 #[inline(always)]
-fn attempt(tally: Tally, parent: ParentEntry, direction: Direction, kind: AskKind, frames: u64) {
+fn attempt(tally: Tally, parent: Parent, direction: Direction, kind: AskKind, frames: u64) {
     let now = count::now();
     tally.attempt(direction, kind, frames, now);
     if let Some(total) = count::cell(parent.slot) {
@@ -99,7 +94,7 @@ fn kind(frame: &Frame) -> AskKind {
 
 /// A sub-interface asks for an address: the host's, or a sibling's that it cannot reach inside.
 #[inline(always)]
-fn asked(context: &TcContext, frame: &Frame, parent: ParentEntry, source: SlotEntry, tally: Tally) -> Option<()> {
+fn asked(context: &TcContext, frame: &Frame, parent: Parent, source: SlotEntry, tally: Tally) -> Option<()> {
     let resolution = frame.resolution(context);
     if resolution.says != Says::Asks {
         return None;
@@ -139,9 +134,9 @@ pub(crate) fn asked_of(header: &Header, parent: ParentKey, source: SlotEntry, ta
 
 /// The parent's own stack: to a sub-interface's MAC, or asking for its address.
 #[inline(always)]
-fn from_parent(context: &TcContext, frame: &Frame, parent: ParentEntry) -> Option<()> {
+fn from_parent(context: &TcContext, frame: &Frame, parent: Parent) -> Option<()> {
     if !frame.header.is_multicast() {
-        let addressee = count::sub_interface(SubInterfaceKey::new(frame.parent, frame.header.destination));
+        let addressee = count::addressed(parent.slot, frame.parent, frame.header.destination);
         count::attempted(addressee.slot, Direction::ParentToChild);
         attempt(
             count::cell(addressee.slot)?,

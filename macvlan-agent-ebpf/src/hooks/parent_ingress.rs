@@ -5,8 +5,9 @@
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use macvlan_agent_ebpf::{
-    abi::{Counter, Direction, Mode, ParentEntry, SlotEntry, SubInterfaceKey, key::PARENT_PASSTHRU, label::Reflection},
-    frame::Says,
+    abi::{Counter, Direction, Mode, SlotEntry, key::PARENT_PASSTHRU, label::Reflection},
+    frame::{Mac, Says},
+    front::Parent,
     verdict::{bridged, keeps_own_multicast},
 };
 
@@ -35,18 +36,14 @@ fn handler_attached() -> bool {
 #[inline(always)]
 fn count_frame(context: &TcContext, frame: &Frame) -> Option<()> {
     let parent = count::parent(frame.parent)?;
-    // SAFETY: the lookup succeeded; the entry is copied at once.
-    let parent = unsafe { *parent };
     if parent.flags & PARENT_PASSTHRU != 0 {
         return passthru(frame, parent);
     }
-    let source_key = SubInterfaceKey::new(frame.parent, frame.header.source);
-    let source = count::sub_interface(source_key);
+    let source = count::addressed(parent.slot, frame.parent, frame.header.source);
     if frame.header.is_multicast() {
         return multicast(context, frame, parent, source);
     }
-    let destination_key = SubInterfaceKey::new(frame.parent, frame.header.destination);
-    let destination = count::sub_interface(destination_key);
+    let destination = count::addressed(parent.slot, frame.parent, frame.header.destination);
     let resolution = frame.resolution(context);
     if resolution.says == Says::Answers {
         count::answered(frame.parent, frame.header.destination, resolution.address, parent.slot);
@@ -62,7 +59,7 @@ fn count_frame(context: &TcContext, frame: &Frame) -> Option<()> {
         reflected_unicast(frame, parent, source, destination);
     }
     if !handler_attached() && inferred(frame, parent, destination) {
-        let tally = count::owner(destination, destination_key)?;
+        let tally = count::owner(destination, frame.parent, frame.header.destination)?;
         if destination.is_known() && destination.up == 0 {
             // What a sibling sent was counted when it was sent out.
             if !siblings {
@@ -85,7 +82,7 @@ fn down(tally: Tally, frame: &Frame) {
 /// Whether a frame is a sub-interface's by its destination: not the parent's own, and not one in mode source, which gets
 /// copies by the sender's MAC.
 #[inline(always)]
-fn inferred(frame: &Frame, parent: ParentEntry, destination: SlotEntry) -> bool {
+fn inferred(frame: &Frame, parent: Parent, destination: SlotEntry) -> bool {
     if destination.is_known() {
         destination.mode != Mode::Source as u8
     } else {
@@ -108,11 +105,11 @@ fn delivered(tally: Tally, frame: &Frame, sibling: bool) {
 
 /// Every unicast frame goes to the one sub-interface; its MAC is the parent's, so nothing tells a reflection.
 #[inline(always)]
-fn passthru(frame: &Frame, parent: ParentEntry) -> Option<()> {
+fn passthru(frame: &Frame, parent: Parent) -> Option<()> {
     if handler_attached() {
         return None;
     }
-    let addressee = count::sub_interface(SubInterfaceKey::new(frame.parent, [0; 6]));
+    let addressee = count::addressed(parent.slot, frame.parent, Mac::default());
     let tally = count::cell(addressee.slot)?;
     if frame.header.is_multicast() {
         if addressee.up != 0 && frame.header.source == parent.mac {
@@ -130,7 +127,7 @@ fn passthru(frame: &Frame, parent: ParentEntry) -> Option<()> {
 
 /// Multicast of our own that came back; bridge mode copies to siblings without passing here.
 #[inline(always)]
-fn multicast(context: &TcContext, frame: &Frame, parent: ParentEntry, sender: SlotEntry) -> Option<()> {
+fn multicast(context: &TcContext, frame: &Frame, parent: Parent, sender: SlotEntry) -> Option<()> {
     let from_parent = frame.header.source == parent.mac;
     if sender.is_known() {
         let tally = count::cell(sender.slot)?;
@@ -153,7 +150,7 @@ fn multicast(context: &TcContext, frame: &Frame, parent: ParentEntry, sender: Sl
 
 /// A unicast frame of ours that the switch sent back: one pending attempt less.
 #[inline(always)]
-fn reflected_unicast(frame: &Frame, parent: ParentEntry, sender: SlotEntry, addressee: SlotEntry) {
+fn reflected_unicast(frame: &Frame, parent: Parent, sender: SlotEntry, addressee: SlotEntry) {
     let (direction, reflection, slot) = if sender.is_known() {
         if frame.header.destination == parent.mac {
             (Direction::ChildToParent, Reflection::ChildToParent, sender.slot)

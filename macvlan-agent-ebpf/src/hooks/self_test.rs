@@ -4,7 +4,7 @@
 use aya_ebpf::{macros::classifier, programs::TcContext};
 
 use crate::{
-    maps::NETNS,
+    maps::{NETNS, WINDOWS},
     skb::{Handled, address},
 };
 
@@ -23,7 +23,11 @@ const WRONG_NETNS: i32 = 5;
 
 #[classifier]
 pub(crate) fn self_test(context: TcContext) -> i32 {
-    let Some(frame) = Handled::of(address(&context)) else {
+    let Some(windows) = WINDOWS.get_ptr_mut(1) else {
+        return UNREADABLE;
+    };
+    // SAFETY: the lookup succeeded; the element is this CPU's and this program's.
+    let Some(frame) = Handled::of(address(&context), unsafe { &mut *windows }) else {
         return UNREADABLE;
     };
     // SAFETY: the context of a classifier is a `__sk_buff`.
@@ -35,12 +39,13 @@ pub(crate) fn self_test(context: TcContext) -> i32 {
     if frame.kernel_bytes != u64::from(skb.len) + 14 {
         return WRONG_LENGTH;
     }
+    let (destination, source) = (frame.header.destination.bytes(), frame.header.source.bytes());
     let mut expected = 1;
     let mut wrong = 0;
     let mut byte = 0;
     while byte < 6 {
-        wrong |= frame.header.destination[byte] ^ expected;
-        wrong |= frame.header.source[byte] ^ (expected + 0x10);
+        wrong |= destination[byte] ^ expected;
+        wrong |= source[byte] ^ (expected + 0x10);
         expected += 1;
         byte += 1;
     }

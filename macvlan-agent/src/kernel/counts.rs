@@ -15,7 +15,7 @@ use nix::{
 };
 
 /// The pages of a mapped array of `T`.
-struct Mapped<T> {
+pub(super) struct Mapped<T> {
     start: NonNull<T>,
     length: usize,
 }
@@ -27,7 +27,7 @@ unsafe impl<T> Send for Mapped<T> {}
 unsafe impl<T> Sync for Mapped<T> {}
 
 impl<T> Mapped<T> {
-    fn of(map: impl AsFd, length: usize) -> io::Result<Self> {
+    pub(super) fn of(map: impl AsFd, length: usize) -> io::Result<Self> {
         let bytes = NonZeroUsize::new(length * size_of::<T>()).ok_or(io::ErrorKind::InvalidInput)?;
         // SAFETY: a new mapping at an address of the kernel's choice touches nothing of ours; the array has at least
         // `length` elements, which is what it was created with.
@@ -61,7 +61,7 @@ impl<T> Mapped<T> {
         self.pointer(index).map(|pointer| unsafe { pointer.read_volatile() })
     }
 
-    fn write(&self, index: usize, value: T) {
+    pub(super) fn write(&self, index: usize, value: T) {
         if let Some(pointer) = self.pointer(index) {
             // SAFETY: as for reading.
             unsafe { pointer.write_volatile(value) };

@@ -24,6 +24,7 @@ use macvlan_agent_ebpf::{
 
 use super::{
     counts::{Counts, Totals, monotonic_nanoseconds},
+    fronts::{Fronts, Words},
     load::{ChangeError, Kernel, LoadError},
 };
 
@@ -272,6 +273,7 @@ pub struct Directory {
     awaiting: Vec<(Instant, SubInterfaceKey, Awaiting)>,
     over_limit: usize,
     credits: PerCpuHashMap<MapData, SubInterfaceKey, Credit>,
+    fronts: Fronts,
 }
 
 /// Whose credit is awaited.
@@ -286,6 +288,7 @@ impl Directory {
     pub fn new(kernel: &mut Kernel) -> Result<Self, LoadError> {
         let counts = kernel.counts();
         let credits = typed(kernel, "CREDITS")?;
+        let fronts = Fronts::of(kernel)?;
         let slots = u32::try_from(counts.slots()).unwrap_or(limits::SLOTS);
         Ok(Self {
             counts,
@@ -297,6 +300,7 @@ impl Directory {
             awaiting: Vec::new(),
             over_limit: 0,
             credits,
+            fronts,
         })
     }
 
@@ -416,7 +420,9 @@ impl Directory {
     }
 
     /// Writes the differences.
-    fn write(&self, kernel: &Kernel, tables: &Tables) -> Result<(), DirectoryError> {
+    fn write(&mut self, kernel: &Kernel, tables: &Tables) -> Result<(), DirectoryError> {
+        // First, since it cannot fail: what a map refuses then is at least found in front, and what is gone is not.
+        self.fronts.write(Words::of(&tables.parents, &tables.sub_interfaces));
         let before = &self.tables;
         let (addresses, devices) = ((Table::Addresses, "ADDRESSES"), (Table::Devices, "DEVICES"));
         sync(kernel, addresses, &before.addresses, &tables.addresses)?;

@@ -45,13 +45,17 @@ const SHARED: &[&str] = &[
     "CREDITS",
     "DEVICES",
     "ENTRIES",
+    "FRONT",
     "LAST_WARNING",
     "LOCATIONS",
     "LOST",
     "PARENTS",
+    "PARENT_FRONT",
+    "PARENT_TRAITS",
     "REASONS",
     "SETTINGS",
     "SUB_INTERFACES",
+    "WINDOWS",
 ];
 
 /// Why the agent cannot run on this kernel.
@@ -167,6 +171,12 @@ impl Kernel {
     #[must_use]
     pub fn queue_is_silent(&self) -> bool {
         self.facts.drop_reasons.queue_is_silent
+    }
+
+    /// The map of that name.
+    pub(super) fn map(&self, name: &'static str) -> Result<&OwnedFd, LoadError> {
+        let map = self.maps.iter().find(|(other, _)| other == name);
+        map.map(|(_, descriptor)| descriptor).ok_or(LoadError::Missing(name))
     }
 
     /// Tells `frame_free` where macvlan's handler is now, or that it is nowhere.

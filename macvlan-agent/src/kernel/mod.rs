@@ -9,6 +9,7 @@ pub mod counts;
 pub mod directory;
 pub mod drop_reason;
 pub mod facts;
+mod fronts;
 pub mod hooks;
 pub mod load;
 pub mod module_events;

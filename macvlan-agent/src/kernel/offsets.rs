@@ -1,6 +1,6 @@
 //! The fields that `handle_frame` and `frame_free` read, looked up in the running kernel's BTF.
 
-use macvlan_agent_ebpf::abi::{NO_FIELD, Offsets};
+use macvlan_agent_ebpf::abi::{NO_FIELD, Offsets, Window};
 
 use super::btf::{Btf, BtfError};
 
@@ -17,7 +17,7 @@ pub fn resolve(btf: &Btf) -> Result<Offsets, BtfError> {
         ),
         None => (NO_FIELD, NO_FIELD),
     };
-    Ok(Offsets {
+    let mut offsets = Offsets {
         skb_dev: skb("dev")?,
         skb_len: skb("len")?,
         skb_head: skb("head")?,
@@ -32,5 +32,18 @@ pub fn resolve(btf: &Btf) -> Result<Offsets, BtfError> {
         dev_ifindex: btf.bytes("net_device", &["ifindex"])?,
         dev_net: btf.bytes("net_device", &["nd_net"])?,
         net_inum: btf.bytes("net", &["ns", "inum"])?,
-    })
+        skb_window: Window::default(),
+        dev_window: Window::default(),
+    };
+    offsets.skb_window = Window::around(&[
+        offsets.skb_len,
+        offsets.skb_pkt_type,
+        offsets.skb_vlan_present,
+        offsets.skb_vlan_all,
+        offsets.skb_mac_header,
+        offsets.skb_end,
+        offsets.skb_head,
+    ]);
+    offsets.dev_window = Window::around(&[offsets.dev_ifindex, offsets.dev_net]);
+    Ok(offsets)
 }

@@ -17,10 +17,28 @@ use crate::host;
 /// kernel is patching (a static branch, when a device gets its first TC program), and the kernel panics with `int3`.
 ///
 /// Two network cards, wired to each other and to nothing else; they let every frame through, for whatever MAC and VLAN.
-const MACHINE: &str = "-M q35 -cpu max -accel tcg,thread=single -smp 2 -m 1024 \
+const MACHINE: &str = "-M q35 -cpu max -accel tcg,thread=single -m 1024 \
     -display none -monitor none -no-reboot \
     -netdev hubport,id=near,hubid=0 -device virtio-net-pci,netdev=near,romfile=,ctrl_rx=off,ctrl_vlan=off \
     -netdev hubport,id=far,hubid=0 -device virtio-net-pci,netdev=far,romfile=,ctrl_rx=off,ctrl_vlan=off";
+
+/// What the clock of a machine counts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Clock {
+    /// Time.
+    Time,
+    /// Instructions, on the one processor that it then has: a nanosecond is one instruction.
+    Instructions,
+}
+
+impl Clock {
+    fn flags(self) -> &'static [&'static str] {
+        match self {
+            Self::Time => &["-smp", "2"],
+            Self::Instructions => &["-smp", "1", "-icount", "shift=0,sleep=off"],
+        }
+    }
+}
 
 /// How long a machine may take to its first line: some twenty times what it takes on a machine that has other work.
 const FIRST_LINE: Duration = Duration::from_mins(2);
@@ -53,9 +71,9 @@ impl Session {
 }
 
 /// Boots and waits until the machine is off, at most for `limit`. One that never says a line is started again.
-pub(crate) fn boot(kernel: &Path, initramfs: &Path, limit: Duration, echo: bool) -> Result<Session> {
+pub(crate) fn boot(kernel: &Path, initramfs: &Path, clock: Clock, limit: Duration, echo: bool) -> Result<Session> {
     for start in 1..STARTS {
-        let session = boot_once(kernel, initramfs, limit, echo)?;
+        let session = boot_once(kernel, initramfs, clock, limit, echo)?;
         if !session.output.is_empty() {
             return Ok(session);
         }
@@ -67,12 +85,12 @@ pub(crate) fn boot(kernel: &Path, initramfs: &Path, limit: Duration, echo: bool)
             session.end_of_kernel_log()
         );
     }
-    boot_once(kernel, initramfs, limit, echo)
+    boot_once(kernel, initramfs, clock, limit, echo)
 }
 
-fn boot_once(kernel: &Path, initramfs: &Path, limit: Duration, echo: bool) -> Result<Session> {
+fn boot_once(kernel: &Path, initramfs: &Path, clock: Clock, limit: Duration, echo: bool) -> Result<Session> {
     let console = initramfs.with_file_name("console");
-    let mut machine = command(kernel, initramfs, &console)
+    let mut machine = command(kernel, initramfs, clock, &console)
         .spawn()
         .context("start the emulator")?;
     let lines = lines(machine.stdout.take().context("the machine's port")?);
@@ -93,11 +111,11 @@ fn boot_once(kernel: &Path, initramfs: &Path, limit: Duration, echo: bool) -> Re
     })
 }
 
-fn command(kernel: &Path, initramfs: &Path, console: &Path) -> Command {
+fn command(kernel: &Path, initramfs: &Path, clock: Clock, console: &Path) -> Command {
     // The machine ends also where this task was ended before it.
     let mut command = host::tool("setpriv");
     command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
-    command.args(MACHINE.split_whitespace());
+    command.args(MACHINE.split_whitespace()).args(clock.flags());
     command
         .arg("-serial")
         .arg(format!("file:{}", console.display()))

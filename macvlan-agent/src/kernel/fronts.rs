@@ -1,0 +1,175 @@
+//! Fills the tables in front of the hash maps (`front` of the shared code).
+//!
+//! They hold what the maps hold, a little earlier or a little later: a key that is in one and not yet in the other is
+//! found or not found as if the change had come a moment sooner or later, and what is not found waits as a credit. A word
+//! is written whole, so no place ever leads elsewhere than it did before or does now. A slot is given away again only
+//! when its last word has been gone for longer than any program runs (`QUARANTINE` in `directory`), and so is a
+//! parent's, which is part of its sub-interfaces' keys.
+
+use std::collections::BTreeMap;
+
+use macvlan_agent_ebpf::{
+    abi::{ParentEntry, ParentKey, SlotEntry, SubInterfaceKey, limits},
+    frame::Mac,
+    front,
+};
+
+use super::{
+    counts::Mapped,
+    load::{Kernel, LoadError},
+};
+
+/// The words of all three tables, by place; what is not named is 0.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Words {
+    parents: BTreeMap<u32, u64>,
+    traits: BTreeMap<u32, u64>,
+    sub_interfaces: BTreeMap<u32, u64>,
+}
+
+impl Words {
+    /// The words for what the hash maps should hold.
+    pub(super) fn of(
+        parents: &BTreeMap<ParentKey, ParentEntry>,
+        sub_interfaces: &BTreeMap<SubInterfaceKey, SlotEntry>,
+    ) -> Self {
+        let mut words = Self::default();
+        for (key, entry) in parents {
+            words.traits.insert(entry.slot, front::traits_word(entry));
+            let place = front::of_parent(*key);
+            // Of two that meet the second is looked for behind: a place says only whom it holds.
+            if let Some(word) = front::parent_word(place, entry.slot) {
+                words.parents.entry(place.index).or_insert(word);
+            }
+        }
+        for (key, entry) in sub_interfaces {
+            let parent = ParentKey {
+                netns: key.netns,
+                ifindex: key.parent,
+            };
+            let Some(parent) = parents.get(&parent) else {
+                continue;
+            };
+            let place = front::of_sub_interface(parent.slot, Mac::of(key.mac));
+            let taken = words.sub_interfaces.get(&place.index).copied();
+            let word = match (taken, front::sub_interface_word(place, *entry)) {
+                (None, Some(word)) => word,
+                (taken, _) => front::crowded(taken.unwrap_or(0)),
+            };
+            words.sub_interfaces.insert(place.index, word);
+        }
+        words
+    }
+}
+
+/// The tables, and what they hold.
+pub(super) struct Fronts {
+    parents: Mapped<u64>,
+    traits: Mapped<u64>,
+    sub_interfaces: Mapped<u64>,
+    words: Words,
+}
+
+impl Fronts {
+    /// Maps them; they are empty.
+    pub(super) fn of(kernel: &Kernel) -> Result<Self, LoadError> {
+        let mapped = |name, places: u32| {
+            let map = kernel.map(name)?;
+            Mapped::of(map, places as usize).map_err(LoadError::Pages)
+        };
+        Ok(Self {
+            parents: mapped("PARENT_FRONT", front::PARENT_PLACES)?,
+            traits: mapped("PARENT_TRAITS", limits::SLOTS)?,
+            sub_interfaces: mapped("FRONT", front::PLACES)?,
+            words: Words::default(),
+        })
+    }
+
+    /// Writes the differences. Nobody is sent to traits that are not there yet.
+    pub(super) fn write(&mut self, words: Words) {
+        write(&self.traits, &self.words.traits, &words.traits);
+        write(&self.sub_interfaces, &self.words.sub_interfaces, &words.sub_interfaces);
+        write(&self.parents, &self.words.parents, &words.parents);
+        self.words = words;
+    }
+}
+
+fn write(table: &Mapped<u64>, before: &BTreeMap<u32, u64>, after: &BTreeMap<u32, u64>) {
+    for (place, word) in after {
+        if before.get(place) != Some(word) {
+            table.write(*place as usize, *word);
+        }
+    }
+    for place in before.keys().filter(|place| !after.contains_key(place)) {
+        table.write(*place as usize, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use macvlan_agent_ebpf::front::Found;
+
+    use super::*;
+
+    const PARENT: ParentKey = ParentKey { netns: 7, ifindex: 2 };
+
+    fn parents(slot: u32) -> BTreeMap<ParentKey, ParentEntry> {
+        let entry = ParentEntry {
+            slot,
+            ..ParentEntry::default()
+        };
+        BTreeMap::from([(PARENT, entry)])
+    }
+
+    /// So many that places are shared.
+    fn crowd() -> BTreeMap<SubInterfaceKey, SlotEntry> {
+        (0..4000_u32)
+            .map(|slot| {
+                let [.., high, low] = slot.wrapping_mul(40_503).to_be_bytes();
+                let mac = [2, low, high, low, high, low];
+                let entry = SlotEntry {
+                    slot,
+                    mode: 4,
+                    up: 1,
+                    pad: [0; 2],
+                };
+                (SubInterfaceKey::new(PARENT, mac), entry)
+            })
+            .collect()
+    }
+
+    fn find(words: &Words, parent_slot: u32, mac: [u8; 6]) -> Found {
+        let place = front::of_sub_interface(parent_slot, Mac::of(mac));
+        front::sub_interface(place, words.sub_interfaces.get(&place.index).copied().unwrap_or(0))
+    }
+
+    #[test]
+    fn everyone_is_found_in_front_or_behind_and_never_as_another() {
+        let crowd = crowd();
+        let words = Words::of(&parents(4200), &crowd);
+        let mut behind = 0;
+        for (key, entry) in &crowd {
+            match find(&words, 4200, key.mac) {
+                Found::Behind => behind += 1,
+                found @ Found::Entry(_) => assert_eq!(found, Found::Entry(*entry)),
+            }
+        }
+        assert!((1..400).contains(&behind), "{behind} meet another");
+        for number in 0..=255 {
+            let stranger = find(&words, 4200, [0x52, 0x54, 0, 1, 2, number]);
+            assert!(matches!(stranger, Found::Behind | Found::Entry(SlotEntry::NONE)));
+        }
+    }
+
+    #[test]
+    fn a_key_of_another_parent_is_nobodys() {
+        let crowd = crowd();
+        let words = Words::of(&parents(4200), &crowd);
+        let found = crowd.keys().filter(|key| match find(&words, 4201, key.mac) {
+            Found::Entry(entry) => entry.is_known(),
+            Found::Behind => false,
+        });
+        assert_eq!(found.count(), 0);
+        assert!(Words::of(&BTreeMap::new(), &crowd).sub_interfaces.is_empty());
+    }
+}
