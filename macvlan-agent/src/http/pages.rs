@@ -40,10 +40,12 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
     let list = |lines: &[String]| lines.iter().map(|line| format!("- {line}\n")).collect::<String>();
     let (missing, degraded) = (snapshot.not_ready(), snapshot.degraded());
     if !missing.is_empty() {
-        let mut text = format!("macvlan-agent is not ready:\n{}", list(&missing));
-        if !degraded.is_empty() {
-            text += &format!("besides, it is degraded:\n{}", list(&degraded));
-        }
+        let besides = if degraded.is_empty() {
+            String::new()
+        } else {
+            format!("besides, it is degraded:\n{}", list(&degraded))
+        };
+        let text = format!("macvlan-agent is not ready:\n{}{besides}", list(&missing));
         return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
     }
     if degraded.is_empty() {
