@@ -151,7 +151,7 @@ fn a_full_host_is_known_soon() {
     let (namespaces, limit) = match (long(), on_host()) {
         (true, true) => (500, 10),
         (false, true) => (125, 20),
-        (_, false) => (25, 100),
+        (_, false) => (10, 100),
     };
     let limit = Duration::from_secs(limit);
     let lab = Lab::new(Place::Own, Upstream::Wire);
