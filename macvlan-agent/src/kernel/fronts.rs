@@ -125,8 +125,12 @@ mod tests {
     fn crowd() -> BTreeMap<SubInterfaceKey, SlotEntry> {
         (0..4000_u32)
             .map(|slot| {
-                let [.., high, low] = slot.wrapping_mul(40_503).to_be_bytes();
-                let mac = [2, low, high, low, high, low];
+                // Neighbours would lie far apart; these are as good as drawn by lot (`splitmix64`).
+                let number = (u64::from(slot) + 1).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+                let [first, second, third, fourth, fifth, ..] = (number ^ number >> 31)
+                    .wrapping_mul(0x94d0_49bb_1331_11eb)
+                    .to_be_bytes();
+                let mac = [2, first, second, third, fourth, fifth];
                 let entry = SlotEntry {
                     slot,
                     mode: 4,
