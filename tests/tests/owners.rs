@@ -417,7 +417,7 @@ fn without_an_answer_from_docker() {
 /// The kernel gives a namespace's inode to the next one: what was told of the one before does not keep anybody from
 /// asking for the name of this one.
 #[test]
-fn a_name_is_known_though_the_inode_was_anothers() {
+fn a_name_is_known_though_another_had_the_inode() {
     if !on_host() {
         return is_a_machine();
     }
