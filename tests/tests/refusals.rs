@@ -298,7 +298,7 @@ const COMMANDS: &[(&[&str], &[&str])] = &[
     (&["add", "TAKEN", "--parent", "PARENT", "--mode", "bridge"], &["TAKEN"]),
     (
         &["add", "INSIDE/m", "--parent", "ENSLAVED", "--mode", "bridge"],
-        &["bridge"],
+        &["is a port of"],
     ),
     (&["set", "INSIDE/m", "--mtu", "1400"], &["INSIDE/m"]),
     (&["del", "INSIDE/m"], &["INSIDE/m"]),
