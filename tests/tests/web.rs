@@ -227,16 +227,19 @@ fn a_client_must_have_a_certificate_of_the_authority() {
 
 /// The port of the last address that the agent listens on.
 fn second_port(agent: &Agent) -> u16 {
-    let log = agent.log();
-    let line = log
-        .lines()
-        .rfind(|line| line.contains("\"listening\""))
-        .expect("it listens");
-    let json: serde_json::Value = serde_json::from_str(line).expect("the log is JSON");
-    let address = json["address"]
-        .as_str()
-        .and_then(|text| text.parse::<SocketAddr>().ok());
-    address.expect("it says where").port()
+    // It answers at the first one before it has told of the second.
+    eventually(patience(Duration::from_secs(5)), || {
+        let log = agent.log();
+        let line = log.lines().filter(|line| line.contains("\"listening\"")).nth(1);
+        let line = line.ok_or_else(|| format!("it listens at one place alone: {log}"))?;
+        let json: serde_json::Value = serde_json::from_str(line).map_err(|error| format!("{error}: {line}"))?;
+        let address = json["address"]
+            .as_str()
+            .and_then(|text| text.parse::<SocketAddr>().ok());
+        address
+            .map(|address| address.port())
+            .ok_or_else(|| format!("it does not say where: {line}"))
+    })
 }
 
 #[test]

@@ -36,7 +36,7 @@ pub(crate) enum Extent {
 impl Extent {
     /// How long all test binaries may take on one kernel.
     fn limit(self) -> Duration {
-        Duration::from_secs(if self == Self::Long { 3600 } else { 1500 })
+        Duration::from_secs(if self == Self::Long { 5400 } else { 2100 })
     }
 }
 
