@@ -127,13 +127,15 @@ fn a_reload_over_http_says_what_became_of_it() {
     desk.succeed(&["apply", "--prune", "--config.file=/dev/null"]);
 }
 
-/// Where an agent listens at an address of its host.
+/// Where an agent listens at an address of its host: it answers at the first one before it has told of all.
 fn listening_at(agent: &Agent, ip: IpAddr) -> SocketAddr {
-    let log = agent.log();
-    let records = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let mut addresses = records.filter_map(|record| record["address"].as_str()?.parse::<SocketAddr>().ok());
-    let found = addresses.find(|address| address.ip() == ip);
-    found.unwrap_or_else(|| panic!("it does not listen at {ip}: {log}"))
+    eventually(patience(Duration::from_secs(5)), || {
+        let log = agent.log();
+        let records = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let mut addresses = records.filter_map(|record| record["address"].as_str()?.parse::<SocketAddr>().ok());
+        let found = addresses.find(|address| address.ip() == ip);
+        found.ok_or_else(|| format!("it does not listen at {ip}: {log}"))
+    })
 }
 
 #[test]
