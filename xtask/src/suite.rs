@@ -10,7 +10,7 @@ use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::gate::{Gate, Outcome};
 use crate::programs::{self, Built};
@@ -226,12 +226,18 @@ fn on_host(kernel: &Kernel, programs: &Programs, extent: Extent) -> Result<Repor
 
 fn in_machine(kernel: &Kernel, programs: &Programs, extent: Extent) -> Result<Report> {
     let agent = Program::in_bin(&programs.agent.path)?;
-    let tests = programs
+    for name in &kernel.leaves {
+        let there = programs.tests.iter().any(|test| test.name == *name);
+        ensure!(there, "{} leaves out {name}, which is no test binary", kernel.name);
+    }
+    let started: Vec<_> = programs
         .tests
         .iter()
-        .map(|test| Program::in_directory(&test.path, "tests"));
+        .filter(|test| !kernel.leaves.contains(&test.name))
+        .collect();
+    let tests = started.iter().map(|test| Program::in_directory(&test.path, "tests"));
     let tests = tests.collect::<Result<Vec<_>>>()?;
-    let names = programs.tests.iter().map(|test| test.name.clone());
+    let names = started.iter().map(|test| test.name.clone());
     let script = Script {
         kernel,
         agent: agent.path(),
@@ -253,7 +259,7 @@ fn in_machine(kernel: &Kernel, programs: &Programs, extent: Extent) -> Result<Re
     )?;
     Ok(Report::read(
         &session.output,
-        programs.tests.len(),
+        started.len(),
         session.verdict,
         &session.end_of_kernel_log(),
     ))

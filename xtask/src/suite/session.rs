@@ -157,8 +157,13 @@ impl Report {
             "not all of"
         };
         let (name, release, attached) = (&kernel.name, &self.release, list(&self.attached));
+        let left = if kernel.leaves.is_empty() {
+            String::new()
+        } else {
+            format!("; left to the host: {}", kernel.leaves.join(","))
+        };
         format!(
-            "{name:<6} {release:<27} {passed:>6} {failed:>6}  {attached}: {word} {}\n",
+            "{name:<6} {release:<27} {passed:>6} {failed:>6}  {attached}: {word} {}{left}\n",
             kernel.hooks_text()
         )
     }

@@ -22,6 +22,9 @@ pub(crate) struct Kernel {
     /// What not every kernel has and this one has not.
     #[serde(default)]
     pub(crate) lacks: Vec<String>,
+    /// Test binaries that are not started here.
+    #[serde(default)]
+    pub(crate) leaves: Vec<String>,
 }
 
 #[derive(Deserialize)]
