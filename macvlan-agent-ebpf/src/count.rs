@@ -11,13 +11,11 @@ use macvlan_agent_ebpf::{
         label::Lost, limits,
     },
     frame::Mac,
-    front::{self, Found, Parent},
+    front::{self, Found, Parent, Whose},
     pending,
 };
 
-use crate::maps::{
-    ASKS, ATTEMPTED, BLANK, COUNTS, CPUS, CREDITS, FRONT, LOST, PARENT_FRONT, PARENT_TRAITS, PARENTS, SUB_INTERFACES,
-};
+use crate::maps::{ASKS, ATTEMPTED, BLANK, COUNTS, CPUS, CREDITS, FRONT, LOST, PARENT_FRONT, PARENTS, SUB_INTERFACES};
 
 /// The frames and bytes that one skb stands for.
 #[derive(Clone, Copy)]
@@ -125,30 +123,51 @@ pub(crate) fn sub_interface(key: SubInterfaceKey) -> SlotEntry {
 
 /// The same by way of the table in front, for frames: `parent_slot` is the slot of the key's parent, if it has one.
 #[inline(always)]
-pub(crate) fn addressed(parent_slot: u32, parent: ParentKey, mac: Mac) -> SlotEntry {
-    if parent_slot < limits::SLOTS {
-        let place = front::of_sub_interface(parent_slot, mac);
-        if let Some(word) = word(&FRONT, place.index)
-            && let Found::Entry(entry) = front::sub_interface(place, word)
-        {
-            return entry;
-        }
+pub(crate) fn addressed(parent_slot: u32, parent: ParentKey, mac: Mac) -> Whose {
+    if parent_slot < limits::SLOTS
+        && let Some(whose) = in_front(parent_slot, mac)
+    {
+        return whose;
     }
-    sub_interface(SubInterfaceKey::of(parent, mac))
+    Whose::of(sub_interface(SubInterfaceKey::of(parent, mac))).hidden(u64::from(parent_slot))
+}
+
+/// What the table in front says; None where it says nothing.
+#[inline(always)]
+pub(crate) fn in_front(parent_slot: u32, mac: Mac) -> Option<Whose> {
+    let place = front::of_sub_interface(parent_slot, mac);
+    let word = word(&FRONT, place.index)?;
+    match front::sub_interface(place, word) {
+        Found::Whose(whose) => Some(whose.hidden(word)),
+        Found::Behind => None,
+    }
 }
 
 /// A parent as user space last told of it; its allowance of unknown MACs is not told here.
 #[inline(always)]
 pub(crate) fn parent(key: ParentKey) -> Option<Parent> {
-    let place = front::of_parent(key);
-    if let Some(word) = word(&PARENT_FRONT, place.index)
-        && let Some(slot) = front::parent_slot(place, word)
-        && let Some(traits) = self::word(&PARENT_TRAITS, slot)
-    {
-        return Some(Parent::of_word(slot, traits));
+    if let Some(parent) = parent_in_front(key) {
+        return Some(parent);
     }
     // SAFETY: the entry is copied at once; user space replaces entries whole.
     unsafe { PARENTS.get(key) }.map(Parent::of_entry)
+}
+
+/// The same as far as the table in front knows it.
+#[inline(always)]
+pub(crate) fn parent_in_front(key: ParentKey) -> Option<Parent> {
+    let (index, product) = front::of_parent(key);
+    let place = PARENT_FRONT.get_ptr(index)?;
+    // SAFETY: the lookup succeeded; user space writes whole words, and each is read whole. The processors that this is
+    // built for let nobody see two reads, or two writes, in another order.
+    let (first, what, again) = unsafe {
+        (
+            (&raw const (*place).key).read_volatile(),
+            (&raw const (*place).what).read_volatile(),
+            (&raw const (*place).key).read_volatile(),
+        )
+    };
+    (first == product && again == product).then(|| Parent::of_place(what))
 }
 
 #[inline(always)]
@@ -209,9 +228,9 @@ fn allowed(key: ParentKey) -> bool {
 
 /// The cell of a known sub-interface, or the credit of a MAC that may become one.
 #[inline(always)]
-pub(crate) fn owner(entry: SlotEntry, parent: ParentKey, mac: Mac) -> Option<Tally> {
-    if entry.is_known() {
-        cell(entry.slot)
+pub(crate) fn owner(slot: u32, parent: ParentKey, mac: Mac) -> Option<Tally> {
+    if slot != NO_SLOT {
+        cell(slot)
     } else {
         credit(SubInterfaceKey::of(parent, mac))
     }
@@ -299,7 +318,7 @@ pub(crate) fn answered(parent: ParentKey, asker: Mac, target: [u8; 16], parent_s
     if count == 0 {
         return;
     }
-    let whose = || owner(addressed(parent_slot, parent, asker), parent, asker);
+    let whose = || owner(addressed(parent_slot, parent, asker).slot(), parent, asker);
     let (direction, whose) = if direction == Direction::ParentToChild as u32 {
         (Direction::ParentToChild, cell(slot))
     } else if direction == Direction::Sibling as u32 {

@@ -2,6 +2,8 @@
 
 /// Length of the Ethernet header.
 pub const ETHERNET: usize = 14;
+/// Where the last eight bytes of the Ethernet header begin.
+pub const LAST: usize = ETHERNET - 8;
 /// Length of an ARP packet for IPv4 over Ethernet, with its Ethernet header.
 pub const ARP: usize = ETHERNET + 28;
 /// Up to the end of the target address of a neighbour solicitation or advertisement without IPv6 extension headers.
@@ -13,7 +15,8 @@ pub const FRAGMENT: u32 = 14 + 6;
 const TYPE_ARP: u16 = 0x0806_u16.to_be();
 const TYPE_IPV4: u16 = 0x0800_u16.to_be();
 const TYPE_IPV6: u16 = 0x86dd_u16.to_be();
-const ICMPV6: u8 = 58;
+/// What ICMP for IPv6 is called in the header before it.
+pub const ICMPV6: u8 = 58;
 const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
 const TCP: u8 = 6;
@@ -67,16 +70,15 @@ pub struct Header {
 }
 
 impl Header {
-    /// The header in the first 16 bytes of a frame, as two numbers, the first byte lowest; the last two bytes are not looked
-    /// at.
+    /// The header as two numbers, the first byte lowest: the first eight of its bytes, and the last eight.
     #[inline(always)]
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "the upper bits are other fields")]
-    pub const fn of_words([first, second]: [u64; 2]) -> Self {
+    pub const fn of_words(first: u64, last: u64) -> Self {
         Self {
             destination: Mac::low(first),
-            source: Mac(first >> 48 | (second & 0xffff_ffff) << 16),
-            kind: ((second >> 32) as u16).to_le(),
+            source: Mac::low(last),
+            kind: ((last >> 48) as u16).to_le(),
         }
     }
 
@@ -123,12 +125,13 @@ pub enum Says {
 
 /// A frame of address resolution: what it says, and of which address. Every field always has a value (see
 /// [`crate::abi::SlotEntry::NONE`]).
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resolution {
-    /// What it says.
-    pub says: Says,
     /// Of which address.
     pub address: [u8; 16],
+    /// What it says.
+    pub says: Says,
 }
 
 impl Resolution {
@@ -269,8 +272,8 @@ mod tests {
     #[test]
     fn a_header_is_read_from_words() {
         let first = u64::from_le_bytes([1, 2, 3, 4, 5, 6, 0x12, 0x13]);
-        let second = u64::from_le_bytes([0x14, 0x15, 0x16, 0x17, 0x08, 0x06, 0xff, 0xff]);
-        let header = Header::of_words([first, second]);
+        let last = u64::from_le_bytes([0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x08, 0x06]);
+        let header = Header::of_words(first, last);
         assert_eq!(header.destination.bytes(), [1, 2, 3, 4, 5, 6]);
         assert_eq!(header.source, Mac::of([0x12, 0x13, 0x14, 0x15, 0x16, 0x17]));
         assert!(header.is_arp() && header.is_multicast());

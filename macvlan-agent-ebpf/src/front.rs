@@ -1,4 +1,5 @@
-//! Where sub-interfaces and parents are found without a search: tables in front of the hash maps, of one word a place.
+//! Where sub-interfaces and parents are found without a search: tables in front of the hash maps, of one word a place, and
+//! of two for parents.
 //!
 //! A key is multiplied by an odd number, which no two keys survive alike; the upper bits of the product choose the place
 //! and the word there holds the others. So a word that matches is that of the key and of no other, as if all of the key
@@ -6,25 +7,27 @@
 //! never half of each, and needs no lock. What is in the way of another is said in the word as well, so that a key that
 //! is not there is known to be nowhere without asking the map behind; only where two meet is that asked.
 
+use core::hint::black_box;
+
 use crate::{
-    abi::{ParentEntry, ParentKey, SlotEntry, limits},
+    abi::{Mode, ParentEntry, ParentKey, SlotEntry, limits},
     frame::Mac,
 };
 
 /// Bits of a slot; all of them set stand for no slot of ours, none set for nobody.
-const SLOT_BITS: u32 = 13;
+const SLOT_BITS: u32 = 14;
 const MAC_BITS: u32 = 48;
 
 /// A sub-interface's key is its parent's slot and its MAC.
 const KEY_BITS: u32 = SLOT_BITS + MAC_BITS;
-const PLACE_BITS: u32 = 15;
+const PLACE_BITS: u32 = 17;
 const REST_BITS: u32 = KEY_BITS - PLACE_BITS;
 
 /// Places for sub-interfaces: eight for each that there may be, so that few meet.
 pub const PLACES: u32 = 1 << PLACE_BITS;
 
-const PARENT_PLACE_BITS: u32 = 13;
-const PARENT_REST_BITS: u32 = 64 - PARENT_PLACE_BITS;
+const PARENT_PLACE_BITS: u32 = 12;
+const FLAG_BITS: u32 = 2;
 
 /// Places for parents.
 pub const PARENT_PLACES: u32 = 1 << PARENT_PLACE_BITS;
@@ -40,8 +43,9 @@ const CROWDED: u64 = 1 << (SLOT_SHIFT + SLOT_BITS);
 const REST_SHIFT: u32 = SLOT_SHIFT + SLOT_BITS + 1;
 
 const _: () = assert!(REST_SHIFT + REST_BITS == u64::BITS, "all in one word");
+const _: () = assert!(MAC_BITS + SLOT_BITS + FLAG_BITS == u64::BITS, "a parent in one word");
 const _: () = assert!(limits::SLOTS + 1 < 1 << SLOT_BITS, "every slot has a number");
-const _: () = assert!(PLACES >= 4 * limits::SUB_INTERFACES, "few meet");
+const _: () = assert!(PLACES >= 4 * limits::MOST_SUB_INTERFACES, "few meet");
 const _: () = assert!(PARENT_PLACES >= 4 * limits::PARENTS, "few meet");
 
 const fn mask(bits: u32) -> u64 {
@@ -59,50 +63,116 @@ pub struct Place {
 /// What a place says of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// It leads here; [`SlotEntry::NONE`] where it leads nowhere.
-    Entry(SlotEntry),
+    /// It is this one's, or nobody's.
+    Whose(Whose),
     /// The map behind knows.
     Behind,
 }
 
-#[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "the place has fewer bits")]
-const fn place(product: u64, rest_bits: u32) -> Place {
-    Place {
-        index: (product >> rest_bits) as u32,
-        rest: product & mask(rest_bits),
+/// A sub-interface as it stands in a place, below all else: its slot, mode and state; 0 is nobody.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Whose(u64);
+
+impl Whose {
+    /// Nobody's.
+    pub const NOBODY: Self = Self(0);
+
+    /// That of an entry of the map behind.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(entry: SlotEntry) -> Self {
+        // Without branches, which the kernel's verifier would follow one by one; one more than no slot is 0.
+        let slot = entry.slot.wrapping_add(1) as u64 & mask(SLOT_BITS);
+        Self(slot << SLOT_SHIFT | mode_code(entry.mode) << MODE_SHIFT | (entry.up & 1) as u64)
     }
+
+    /// Whether it is somebody's.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_known(self) -> bool {
+        self.0 != 0
+    }
+
+    /// Its slot; [`NO_SLOT`](crate::abi::NO_SLOT) where it is nobody's.
+    #[inline(always)]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "a slot has fewer bits")]
+    pub const fn slot(self) -> u32 {
+        ((self.0 >> SLOT_SHIFT) as u32).wrapping_sub(1)
+    }
+
+    /// Whether it is in this mode.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_in(self, mode: Mode) -> bool {
+        self.0 >> MODE_SHIFT & mask(MODE_BITS) == mode_code(mode as u8)
+    }
+
+    /// Whether it is administratively up.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_up(self) -> bool {
+        self.0 & UP != 0
+    }
+
+    /// The same, by way of any number that the kernel's verifier does not know: else it follows nobody and somebody apart,
+    /// through all that comes after.
+    #[inline(always)]
+    #[must_use]
+    pub fn hidden(self, unknown: u64) -> Self {
+        Self(self.0 ^ black_box(unknown) ^ unknown)
+    }
+
+    /// The entry of the map behind.
+    #[inline(always)]
+    #[must_use]
+    pub const fn entry(self) -> SlotEntry {
+        SlotEntry {
+            slot: self.slot(),
+            mode: (1_u32 << (self.0 >> MODE_SHIFT & mask(MODE_BITS)) >> 1) as u8,
+            up: (self.0 & UP) as u8,
+            pad: [0; 2],
+        }
+    }
+}
+
+/// The modes 1, 2, 4, 8 and 16 as 1 to 5, three bits at three times the mode; others as 0.
+const MODE_CODES: u64 = 1 << 3 | 2 << 6 | 3 << 12 | 4 << 24 | 5 << 48;
+
+/// A mode in few bits.
+#[inline(always)]
+const fn mode_code(mode: u8) -> u64 {
+    MODE_CODES >> (mode as u32 * 3 & 63) & mask(MODE_BITS)
 }
 
 /// The place of the sub-interface with `mac` on the parent with this slot, which must be one.
 #[inline(always)]
 #[must_use]
+#[expect(clippy::cast_possible_truncation, reason = "the place has fewer bits")]
 pub const fn of_sub_interface(parent_slot: u32, mac: Mac) -> Place {
     let key = (parent_slot as u64) << MAC_BITS | mac.number();
-    place(key.wrapping_mul(SPREAD) & mask(KEY_BITS), REST_BITS)
+    let product = key.wrapping_mul(SPREAD) & mask(KEY_BITS);
+    Place {
+        index: (product >> REST_BITS) as u32,
+        rest: product & mask(REST_BITS),
+    }
 }
 
-/// The place of a parent.
+/// A parent's place, and its key as it stands there.
 #[inline(always)]
 #[must_use]
-pub const fn of_parent(key: ParentKey) -> Place {
-    let key = (key.netns as u64) << 32 | key.ifindex as u64;
-    place(key.wrapping_mul(SPREAD), PARENT_REST_BITS)
+#[expect(clippy::cast_possible_truncation, reason = "the place has fewer bits")]
+pub const fn of_parent(key: ParentKey) -> (u32, u64) {
+    let product = ((key.ifindex as u64) << 32 | key.netns as u64).wrapping_mul(SPREAD);
+    ((product >> (u64::BITS - PARENT_PLACE_BITS)) as u32, product)
 }
 
 /// The word of a sub-interface; None where it must be looked for behind.
 #[must_use]
 pub fn sub_interface_word(place: Place, entry: SlotEntry) -> Option<u64> {
-    let mode = match entry.mode {
-        0 => 0,
-        mode if mode.is_power_of_two() && mode <= 1 << (mask(MODE_BITS) - 1) => u64::from(mode.trailing_zeros()) + 1,
-        _ => return None,
-    };
-    if entry.slot >= limits::SLOTS || entry.up > 1 {
-        return None;
-    }
-    let slot = u64::from(entry.slot) + 1;
-    Some(place.rest << REST_SHIFT | slot << SLOT_SHIFT | mode << MODE_SHIFT | u64::from(entry.up))
+    let whose = Whose::of(entry);
+    (whose.is_known() && whose.entry() == entry).then_some(place.rest << REST_SHIFT | whose.0)
 }
 
 /// The same word where others have this place as well.
@@ -114,47 +184,43 @@ pub const fn crowded(word: u64) -> u64 {
 /// What the word of a place says.
 #[inline(always)]
 #[must_use]
-#[expect(clippy::cast_possible_truncation, reason = "the parts have fewer bits")]
 pub const fn sub_interface(place: Place, word: u64) -> Found {
-    let slot = (word >> SLOT_SHIFT & mask(SLOT_BITS)) as u32;
-    if word >> REST_SHIFT == place.rest && slot != 0 {
-        return Found::Entry(SlotEntry {
-            slot: slot - 1,
-            mode: (1_u32 << (word >> MODE_SHIFT & mask(MODE_BITS)) >> 1) as u8,
-            up: (word & UP) as u8,
-            pad: [0; 2],
-        });
+    let whose = word & (CROWDED - 1);
+    if word >> REST_SHIFT == place.rest && whose != 0 {
+        return Found::Whose(Whose(whose));
     }
     if word & CROWDED == 0 {
-        Found::Entry(SlotEntry::NONE)
+        Found::Whose(Whose::NOBODY)
     } else {
         Found::Behind
     }
 }
 
-/// The word of a parent with this slot; None where it must be looked for behind.
-#[must_use]
-pub fn parent_word(place: Place, slot: u32) -> Option<u64> {
-    (slot < limits::SLOTS).then(|| place.rest << SLOT_BITS | u64::from(slot + 1))
+/// A place in the table of parents: whoever reads `what` between two reads of the same `key` has what belongs to it,
+/// because `key` is 0 while `what` is changed.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ParentPlace {
+    /// As [`of_parent`] gives it; 0 where nobody is.
+    pub key: u64,
+    /// Its MAC, slot and flags.
+    pub what: u64,
 }
 
-/// The parent's slot where the word is its own.
-#[inline(always)]
-#[must_use]
-#[expect(clippy::cast_possible_truncation, reason = "a slot has fewer bits")]
-pub const fn parent_slot(place: Place, word: u64) -> Option<u32> {
-    let slot = (word & mask(SLOT_BITS)) as u32;
-    if word >> SLOT_BITS == place.rest && slot != 0 {
-        Some(slot - 1)
-    } else {
-        None
+impl ParentPlace {
+    /// That of a parent; None where it must be looked for behind.
+    #[must_use]
+    pub const fn of(key: u64, entry: &ParentEntry) -> Option<Self> {
+        if entry.slot >= limits::SLOTS || entry.flags >> FLAG_BITS != 0 {
+            return None;
+        }
+        let flags = (entry.flags as u64) << (MAC_BITS + SLOT_BITS);
+        let slot = (entry.slot as u64) << MAC_BITS;
+        Some(Self {
+            key,
+            what: flags | slot | Mac::of(entry.mac).number(),
+        })
     }
-}
-
-/// What is to be known of a parent beside its slot, in one word.
-#[must_use]
-pub const fn traits_word(entry: &ParentEntry) -> u64 {
-    (entry.flags as u64) << MAC_BITS | Mac::of(entry.mac).number()
 }
 
 /// A parent as the programs need it for each frame.
@@ -169,14 +235,14 @@ pub struct Parent {
 }
 
 impl Parent {
-    /// From its slot and its word.
+    /// From what stands in its place.
     #[inline(always)]
     #[must_use]
-    pub const fn of_word(slot: u32, traits: u64) -> Self {
+    pub const fn of_place(what: u64) -> Self {
         Self {
-            slot,
-            flags: (traits >> MAC_BITS) as u32,
-            mac: Mac::low(traits),
+            slot: (what >> MAC_BITS & mask(SLOT_BITS)) as u32,
+            flags: (what >> (MAC_BITS + SLOT_BITS)) as u32,
+            mac: Mac::low(what),
         }
     }
 
@@ -195,7 +261,7 @@ impl Parent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::abi::Mode;
+    use crate::abi::NO_SLOT;
 
     const MAC: Mac = Mac::of([2, 0, 0, 0xff, 0x80, 1]);
 
@@ -216,8 +282,11 @@ mod tests {
                 let entry = entry(slot, mode, up);
                 let word = sub_interface_word(place, entry).expect("fits");
                 assert!(place.index < PLACES);
-                assert_eq!(sub_interface(place, word), Found::Entry(entry));
-                assert_eq!(sub_interface(place, crowded(word)), Found::Entry(entry));
+                assert_eq!(sub_interface(place, word), Found::Whose(Whose::of(entry)));
+                assert_eq!(sub_interface(place, crowded(word)), Found::Whose(Whose::of(entry)));
+                let whose = Whose::of(entry);
+                assert_eq!((whose.entry(), whose.slot(), whose.is_up()), (entry, slot, up == 1));
+                assert_eq!(whose.is_in(Mode::Bridge), mode == Mode::Bridge as u8);
             }
         }
     }
@@ -226,7 +295,7 @@ mod tests {
     fn a_place_names_one_key_alone() {
         let place = of_sub_interface(7, MAC);
         let word = sub_interface_word(place, entry(3, Mode::Bridge as u8, 1)).expect("fits");
-        let nobody = Found::Entry(SlotEntry::NONE);
+        let nobody = Found::Whose(Whose::NOBODY);
         for bit in 0..48 {
             let other = of_sub_interface(7, Mac::low(MAC.number() ^ 1 << bit));
             assert!(
@@ -252,9 +321,12 @@ mod tests {
     #[test]
     fn an_empty_place_is_nobodys_also_where_the_rest_is_zero() {
         let zero = Place { index: 0, rest: 0 };
-        assert_eq!(sub_interface(zero, 0), Found::Entry(SlotEntry::NONE));
+        assert_eq!(sub_interface(zero, 0), Found::Whose(Whose::NOBODY));
         assert_eq!(sub_interface(zero, crowded(0)), Found::Behind);
-        assert_eq!(parent_slot(zero, 0), None);
+        assert_eq!(
+            (Whose::NOBODY.slot(), Whose::of(SlotEntry::NONE)),
+            (NO_SLOT, Whose::NOBODY)
+        );
     }
 
     #[test]
@@ -262,7 +334,7 @@ mod tests {
         let place = of_sub_interface(0, MAC);
         assert_eq!(sub_interface_word(place, entry(0, 3, 1)), None);
         assert_eq!(sub_interface_word(place, entry(0, 128, 1)), None);
-        assert_eq!(sub_interface_word(place, entry(limits::SLOTS, 4, 1)), None);
+        assert_eq!(sub_interface_word(place, entry(0x3fff, 4, 1)), None);
     }
 
     #[test]
@@ -271,20 +343,21 @@ mod tests {
             netns: 4_026_531_840,
             ifindex: 3,
         };
-        let place = of_parent(key);
-        let word = parent_word(place, 9).expect("fits");
-        assert_eq!(parent_slot(place, word), Some(9));
-        for other in [ParentKey { ifindex: 4, ..key }, ParentKey { netns: 5, ..key }] {
-            let other = of_parent(other);
-            assert!(other.index != place.index || parent_slot(other, word).is_none());
-        }
+        let (index, product) = of_parent(key);
         let entry = ParentEntry {
-            slot: 9,
+            slot: limits::SLOTS - 1,
             flags: 3,
             mac: MAC.bytes(),
             ..ParentEntry::default()
         };
-        assert_eq!(Parent::of_word(9, traits_word(&entry)), Parent::of_entry(&entry));
+        let place = ParentPlace::of(product, &entry).expect("fits");
+        assert!(index < PARENT_PLACES);
+        assert_eq!(Parent::of_place(place.what), Parent::of_entry(&entry));
+        for other in [ParentKey { ifindex: 4, ..key }, ParentKey { netns: 5, ..key }] {
+            assert_ne!(of_parent(other).1, place.key);
+        }
+        let unfit = ParentEntry { flags: 4, ..entry };
+        assert_eq!(ParentPlace::of(product, &unfit), None);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 )]
 
 mod count;
+mod entry;
 mod hooks;
 mod maps;
 mod skb;

@@ -11,10 +11,10 @@ use macvlan_agent_ebpf::{
         AddressKey, AddressOwner, Ask, AskKey, Attempted, Cell, Credit, DeviceEntry, Locations, Offsets, ParentEntry,
         ParentKey, Settings, SlotEntry, SubInterfaceKey, limits,
     },
-    front,
+    front::{self, ParentPlace},
 };
 
-use crate::{hooks::handle_frame::Entry, skb::Windows};
+use crate::{entry::Entry, skb::Windows};
 
 /// Inode of the namespace that this instance of the TC programs serves.
 #[unsafe(no_mangle)]
@@ -40,7 +40,7 @@ pub(crate) static UNSENT_UNCOUNTED: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub(crate) static OFFSETS: Global<Offsets> = Global::new(Offsets::NONE);
 
-/// Cells, `[slot][CPU]`; user space maps it and sizes it to the CPUs there are.
+/// Cells, `[slot][CPU]`; user space maps it and sizes it to the sub-interfaces it may have and the CPUs there are.
 #[map]
 pub(crate) static COUNTS: Array<Cell> = Array::with_max_entries(limits::SLOTS, BPF_F_MMAPABLE);
 
@@ -59,17 +59,13 @@ pub(crate) static SUB_INTERFACES: HashMap<SubInterfaceKey, SlotEntry> =
 #[map]
 pub(crate) static PARENTS: HashMap<ParentKey, ParentEntry> = HashMap::with_max_entries(limits::PARENTS, 0);
 
-/// In front of [`SUB_INTERFACES`]: see [`front`]. Mapped, like the next two.
+/// In front of [`SUB_INTERFACES`]: see [`front`]. Mapped, like the next one.
 #[map]
 pub(crate) static FRONT: Array<u64> = Array::with_max_entries(front::PLACES, BPF_F_MMAPABLE);
 
 /// In front of [`PARENTS`].
 #[map]
-pub(crate) static PARENT_FRONT: Array<u64> = Array::with_max_entries(front::PARENT_PLACES, BPF_F_MMAPABLE);
-
-/// Parents' MACs and flags, by slot.
-#[map]
-pub(crate) static PARENT_TRAITS: Array<u64> = Array::with_max_entries(limits::SLOTS, BPF_F_MMAPABLE);
+pub(crate) static PARENT_FRONT: Array<ParentPlace> = Array::with_max_entries(front::PARENT_PLACES, BPF_F_MMAPABLE);
 
 /// Sub-interfaces by their own namespace and interface index.
 #[map]
@@ -101,7 +97,7 @@ pub(crate) static CREDITS: LruPerCpuHashMap<SubInterfaceKey, Credit> =
 #[map]
 pub(crate) static BLANK: PerCpuArray<Credit> = PerCpuArray::with_max_entries(1, 0);
 
-/// Frames that the handler has been entered with and has not returned yet.
+/// The frames that are being handed to macvlan.
 #[map]
 pub(crate) static ENTRIES: PerCpuArray<Entry> = PerCpuArray::with_max_entries(limits::ENTRIES, 0);
 

@@ -27,6 +27,8 @@ pub(crate) struct Frame {
     pub(crate) amount: Amount,
     /// Bytes of the skb: what macvlan counts.
     pub(crate) kernel_bytes: u64,
+    /// Whether a VLAN tag is kept beside it.
+    pub(crate) tagged: bool,
 }
 
 /// Reads `N` bytes at the head of the frame where they lie in its linear part.
@@ -41,19 +43,18 @@ fn head<const N: usize>(context: &TcContext) -> Option<&[u8; N]> {
     Some(unsafe { &*(start as *const [u8; N]) })
 }
 
-/// The Ethernet header as two numbers, the first byte lowest. Made once: else the compiler puts them together anew from
-/// their bytes at each use.
+/// The Ethernet header where it lies in the frame's linear part.
 #[inline(always)]
-fn ethernet(context: &TcContext) -> Option<[u64; 2]> {
-    let bytes = head::<{ frame::ETHERNET }>(context)?;
-    let first = [
-        bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5], bytes[6], bytes[7],
-    ];
-    let second = [bytes[8], bytes[9], bytes[10], bytes[11], bytes[12], bytes[13], 0, 0];
-    Some([
-        black_box(u64::from_le_bytes(first)),
-        black_box(u64::from_le_bytes(second)),
-    ])
+fn ethernet(context: &TcContext) -> Option<Header> {
+    let bytes = head::<{ frame::ETHERNET }>(context)?.as_ptr();
+    // SAFETY: both lie inside the header, and need no alignment.
+    let (first, last) = unsafe {
+        (
+            bytes.cast::<u64>().read_unaligned(),
+            bytes.add(frame::LAST).cast::<u64>().read_unaligned(),
+        )
+    };
+    Some(Header::of_words(first, last))
 }
 
 impl Frame {
@@ -65,13 +66,15 @@ impl Frame {
         if skb.pkt_type == LOOPBACK {
             return None;
         }
-        let header = Header::of_words(ethernet(context)?);
-        let tag = if skb.vlan_present != 0 { 4 } else { 0 };
+        let header = ethernet(context)?;
+        let tagged = skb.vlan_present != 0;
+        let tag = if tagged { 4 } else { 0 };
         let length = u64::from(skb.len) + tag;
-        let (segments, size) = (skb.gso_segs, skb.gso_size);
-        let amount = if segments > 1 || size > 0 {
+        // Where the size is 0 the kernel takes it for one frame (`skb_is_gso`).
+        let size = skb.gso_size;
+        let amount = if size > 0 {
             let headers = tag + segment_headers(context, &header);
-            let frames = frame::frames_of(segments, size, length, headers);
+            let frames = frame::frames_of(skb.gso_segs, size, length, headers);
             Amount {
                 frames,
                 bytes: frame::wire_bytes(length, frames, headers),
@@ -90,7 +93,59 @@ impl Frame {
             header,
             amount,
             kernel_bytes: u64::from(skb.len),
+            tagged,
         })
+    }
+
+    /// The frame in hand where it is one alone, has no tag beside it, and its header is at hand.
+    #[inline(always)]
+    pub(crate) fn plain(context: &TcContext) -> Option<Self> {
+        // SAFETY: as in `of`.
+        let skb = unsafe { &*context.skb.skb };
+        if skb.pkt_type == LOOPBACK || skb.vlan_present != 0 || skb.gso_size != 0 {
+            return None;
+        }
+        let bytes = u64::from(skb.len);
+        Some(Self {
+            parent: ParentKey {
+                netns: NETNS.load(),
+                ifindex: skb.ifindex,
+            },
+            header: ethernet(context)?,
+            amount: Amount { frames: 1, bytes },
+            kernel_bytes: bytes,
+            tagged: false,
+        })
+    }
+
+    /// Whether it may ask or answer whose an address is.
+    #[inline(always)]
+    pub(crate) fn may_resolve(&self, context: &TcContext) -> bool {
+        const NEXT_HEADER: usize = frame::ETHERNET + 6;
+        if self.header.is_ipv6() {
+            return head::<{ NEXT_HEADER + 1 }>(context).is_none_or(|bytes| bytes[NEXT_HEADER] == frame::ICMPV6);
+        }
+        self.header.is_arp()
+    }
+
+    /// The same as the handler will get it.
+    #[inline(always)]
+    pub(crate) fn handed(&self, context: &TcContext) -> Handled {
+        Handled {
+            parent: self.parent,
+            header: self.header,
+            amount: self.amount,
+            kernel_bytes: self.kernel_bytes,
+            ethernet: context.data() as u64,
+        }
+    }
+
+    /// Whether the frame is a piece of an IPv4 packet, and not the last one.
+    #[inline(always)]
+    pub(crate) fn is_early_fragment(&self, context: &TcContext) -> bool {
+        const FLAGS: usize = frame::FRAGMENT as usize;
+        self.header.is_ipv4()
+            && head::<{ FLAGS + 1 }>(context).is_some_and(|bytes| frame::has_more_fragments(bytes[FLAGS]))
     }
 
     /// What it asks or answers, where it is ARP or neighbour discovery.
@@ -290,12 +345,15 @@ impl Handled {
         let mac_header: u16 = skb.field(offset!(skb_mac_header))?;
         let ethernet = head + u64::from(mac_header);
         // Two bytes more than the header: behind the frame's memory there is always that of its `skb_shared_info`.
-        let header = Header::of_words(field(ethernet, 0)?);
+        let words: [u64; 2] = field(ethernet, 0)?;
+        // Else the compiler reads the last eight bytes at once, which the verifier allows in a frame and not on the stack.
+        let [first, second] = black_box(words);
+        let header = Header::of_words(first, black_box(first) >> 48 | second << 16);
         let end: u32 = skb.field(offset!(skb_end))?;
         let (segments, size) = gso(head + u64::from(end))?;
         let tag = if tagged(&skb) { 4 } else { 0 };
         let bytes = kernel_bytes + tag;
-        let amount = if segments > 1 || size > 0 {
+        let amount = if size > 0 {
             let headers = tag + handled_headers(ethernet, &header);
             let frames = frame::frames_of(segments, size, bytes, headers);
             Amount {

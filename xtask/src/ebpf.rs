@@ -121,6 +121,9 @@ fn flags(tree: &Path, toolchain: &Toolchain) -> Result<String> {
     let mut flags = vec![
         "--cfg=bpf_target_arch=\"x86_64\"".to_owned(),
         "-Clink-arg=--btf".to_owned(),
+        // The processors that the object is for read words wherever they lie, and the kernel lets programs do so there
+        // (`CONFIG_HAVE_EFFICIENT_UNALIGNED_ACCESS`): else each byte of a MAC is read alone.
+        "-Ctarget-feature=+allows-misaligned-mem-access".to_owned(),
         format!("-Clinker={}", toolchain.linker.display()),
         format!("--remap-path-prefix={}=/macvlan-agent", tree.display()),
     ];

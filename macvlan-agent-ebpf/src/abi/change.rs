@@ -20,7 +20,7 @@ pub enum Table {
 }
 
 /// One entry put in place of what the table has under its key, or taken out.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
     /// A [`Table`] as a number.
@@ -78,7 +78,7 @@ fn words<T: aya::Pod>(of: &T) -> [u32; WORDS] {
 macro_rules! fits {
     ($($name:ty),+) => {
         $(const _: () = assert!(
-            size_of::<$name>() <= WORDS * 4 && align_of::<$name>() <= 4,
+            size_of::<$name>() <= WORDS * 4 && align_of::<$name>() <= 8,
             "a key or a value lies in the words of a change"
         );)+
     };

@@ -50,8 +50,6 @@ pub enum Counter {
     /// The same in skbs.
     HandledSkbs,
     HandledSkbsLast = Self::HandledSkbs as u32 + 3,
-    /// How often the handler was entered, in skbs.
-    EnteredSkbs,
     /// Packets that died waiting for a neighbour (`frame_free`).
     NeighbourFailedPackets,
     /// Attempts that something behind our hook dropped (`frame_free`): direction × (unicast, ask).
@@ -109,7 +107,7 @@ pub struct Cell {
     pub pad: [u64; PAD],
 }
 
-const PAD: usize = 6;
+const PAD: usize = 7;
 
 const _: () = assert!(size_of::<Cell>().is_multiple_of(64), "a cell is whole cache lines");
 

@@ -14,7 +14,7 @@ pub const PARENT_PASSTHRU: u32 = 1;
 pub const PARENT_KEEPS_SOURCE: u32 = 2;
 
 /// A parent: an interface index is unique only inside its namespace.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ParentKey {
     /// Inode number of the parent's network namespace.
@@ -24,7 +24,7 @@ pub struct ParentKey {
 }
 
 /// A sub-interface as its parent tells it apart: by its MAC. All zero in mode passthru, where the MAC is the parent's.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SubInterfaceKey {
     /// The parent's namespace.
@@ -66,7 +66,7 @@ impl SubInterfaceKey {
 }
 
 /// What a [`SubInterfaceKey`] leads to.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SlotEntry {
     /// Index of the sub-interface's counts.
@@ -86,7 +86,7 @@ pub const DEVICE_TAP: u32 = 1;
 pub const DEVICE_NO_CARRIER: u32 = 2;
 
 /// What a sub-interface's own namespace and interface index lead to.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DeviceEntry {
     /// Index of its counts.
@@ -98,7 +98,7 @@ pub struct DeviceEntry {
 }
 
 /// What a [`ParentKey`] leads to.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ParentEntry {
     /// Index of the parent's own totals.
@@ -134,7 +134,7 @@ impl SlotEntry {
 }
 
 /// An address that an ARP request or a neighbour solicitation may ask for.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AddressKey {
     /// The parent's namespace.
@@ -148,7 +148,7 @@ pub struct AddressKey {
 }
 
 /// Whose address it is.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AddressOwner {
     /// Slot of the sub-interface; [`NO_SLOT`] for the host's own addresses.
@@ -170,7 +170,7 @@ pub struct Attempted {
 }
 
 /// An ARP request or neighbour solicitation that waits for its reply.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AskKey {
     /// The parent's namespace.
@@ -186,7 +186,7 @@ pub struct AskKey {
 }
 
 /// How often it was asked lately.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ask {
     /// Slot of the addressee where the parent asks; [`NO_SLOT`] where a sub-interface asks: then the asker's MAC says.

@@ -1,13 +1,16 @@
 //! Sizes of the maps, each with its reason.
 
-/// Sub-interfaces with counts of their own.
+/// Sub-interfaces with counts of their own, unless the configuration says another number.
 pub const SUB_INTERFACES: u32 = 4_096;
+
+/// The most that the configuration may say: a slot has 14 bits in the tables in front (`front`).
+pub const MOST_SUB_INTERFACES: u32 = 16_000;
 
 /// Parents: far more than a host has, and each costs one slot.
 pub const PARENTS: u32 = 256;
 
-/// Slots: every sub-interface and every parent has one.
-pub const SLOTS: u32 = SUB_INTERFACES + PARENTS;
+/// Slots there may be: every sub-interface and every parent has one.
+pub const SLOTS: u32 = MOST_SUB_INTERFACES + PARENTS;
 
 /// Unknown MACs that have counts waiting, over all parents.
 pub const CREDITS: u32 = 2_048;

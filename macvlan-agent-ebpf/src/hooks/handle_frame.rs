@@ -2,68 +2,33 @@
 //! fentry and fexit. It is static, but its address is taken, so no compiler makes it go away; same form from 5.10 to
 //! 7.1.
 //!
-//! The arguments are gone when it returns, and the frame may be: so the entry reads it, and the return finds what was
-//! read. One place per CPU is enough, because the handler runs with softirqs off and does not nest; on PREEMPT_RT a
-//! second thread may enter, so there the thread chooses among several places. Whoever finds a place taken knows that a
-//! return was missed.
+//! The arguments are gone when it returns, and the frame may be: so the entry sees to it that the frame is read, and the
+//! return finds what was read ([`Entry`]). One place per CPU is enough, because the handler runs with softirqs off and
+//! does not nest; on PREEMPT_RT a second thread may enter, so there the thread chooses among several places. Whoever
+//! finds a place taken knows that a return was missed.
 
 use aya_ebpf::{
     EbpfContext,
-    helpers::{
-        bpf_get_current_pid_tgid,
-        generated::{bpf_get_func_arg, bpf_get_func_ret},
-    },
+    helpers::generated::{bpf_get_func_arg, bpf_get_func_ret},
     macros::{fentry, fexit, kprobe, kretprobe},
     programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext},
 };
 use aya_log_ebpf::warn;
 use macvlan_agent_ebpf::{
-    abi::{Counter, Mode, NO_SLOT, ParentKey, SubInterfaceKey, Verdict, key::PARENT_PASSTHRU, label::Lost, limits},
+    abi::{Counter, Mode, NO_SLOT, ParentKey, SubInterfaceKey, Verdict, label::Lost},
     frame::Mac,
-    verdict::{Consumed, bridged, consumed_unicast, keeps_own_multicast, verdict_of},
+    verdict::{Consumed, consumed_unicast, keeps_own_multicast, verdict_of},
 };
 
 use crate::{
     count::{self, Tally},
-    maps::{ENTRIES, REALTIME},
-    skb::{Handled, Windows},
+    entry::{self, ENTERED, Entry},
 };
-
-/// A frame that the handler has been entered with.
-#[repr(C)]
-pub(crate) struct Entry {
-    /// 1 until its return was seen.
-    active: u64,
-    /// The thread that entered.
-    thread: u64,
-    /// The frame's address.
-    skb: u64,
-    frame: Handled,
-    parent_slot: u32,
-    parent_flags: u32,
-    parent_mac: Mac,
-    /// 1 for a fragment that is not the last of its packet.
-    held: u64,
-    windows: Windows,
-}
-
-#[inline(always)]
-fn place(thread: u64) -> u32 {
-    if REALTIME.load() == 0 {
-        0
-    } else {
-        thread as u32 % limits::ENTRIES
-    }
-}
 
 /// Whether the handler is at work on this frame now.
 #[inline(always)]
 pub(crate) fn is_handled(skb: u64) -> bool {
-    match ENTRIES.get_ptr(place(bpf_get_current_pid_tgid())) {
-        // SAFETY: the lookup succeeded and the element is this CPU's.
-        Some(entry) => unsafe { (*entry).active != 0 && (*entry).skb == skb },
-        None => false,
-    }
+    entry::of(entry::thread()).is_some_and(|entry| entry.stage == ENTERED && entry.skb == skb)
 }
 
 /// The cell of the parent's totals, or their credit while user space does not know the parent.
@@ -104,35 +69,25 @@ fn begun(context: &impl EbpfContext, holder: u64) {
 fn enter(context: &impl EbpfContext, holder: *const u64) -> Option<()> {
     // SAFETY: the helper checks the address itself.
     let skb = unsafe { aya_ebpf::helpers::bpf_probe_read_kernel(holder) }.ok()?;
-    let thread = bpf_get_current_pid_tgid();
-    let entry = ENTRIES.get_ptr_mut(place(thread))?;
-    // SAFETY: the lookup succeeded and the element is this CPU's.
-    let entry = unsafe { &mut *entry };
-    if entry.active != 0 {
-        entry.active = 0;
+    let thread = entry::thread();
+    let entry = entry::of(thread)?;
+    let stage = entry.stage;
+    entry.stage = entry::NONE;
+    if stage == ENTERED {
         missed(context, entry);
     }
-    let frame = Handled::of(skb, &mut entry.windows)?;
-    let (slot, flags, mac) = match count::parent(frame.parent) {
-        Some(parent) => (parent.slot, parent.flags, parent.mac),
-        None => (NO_SLOT, 0, Mac::default()),
-    };
+    if stage != entry::READ || entry.skb != skb {
+        entry.read(skb)?;
+    }
     entry.thread = thread;
-    entry.skb = skb;
-    entry.frame = frame;
-    entry.parent_slot = slot;
-    entry.parent_flags = flags;
-    entry.parent_mac = mac;
-    entry.held = u64::from(frame.header.is_multicast() && frame.is_early_fragment());
-    entry.active = 1;
-    totals(slot, frame.parent)?.add(Counter::EnteredSkbs, 1);
+    entry.stage = ENTERED;
     Some(())
 }
 
 /// An entry whose return nobody saw: its verdict is unknown.
 #[inline(always)]
 fn missed(context: &impl EbpfContext, entry: &Entry) {
-    if let Some(tally) = totals(entry.parent_slot, entry.frame.parent) {
+    if let Some(tally) = totals(entry.parent.slot, entry.frame.parent) {
         handled(tally, Verdict::Unknown, entry.frame.amount.frames);
     }
     count::lost(Lost::Returns, 1);
@@ -181,28 +136,24 @@ pub(crate) fn handle_frame_exit(context: FExitContext) -> i32 {
 
 #[inline(always)]
 fn leave(returned: u64) -> Option<()> {
-    let thread = bpf_get_current_pid_tgid();
-    let entry = ENTRIES.get_ptr_mut(place(thread))?;
-    // SAFETY: the lookup succeeded and the element is this CPU's.
-    let entry = unsafe { &mut *entry };
-    if entry.active == 0 || entry.thread != thread {
+    let thread = entry::thread();
+    let entry = entry::of(thread)?;
+    if entry.stage != ENTERED || entry.thread != thread {
         count::lost(Lost::Entries, 1);
         return None;
     }
-    entry.active = 0;
-    let frame = &entry.frame;
+    entry.stage = entry::NONE;
     let verdict = verdict_of(returned);
-    if let Some(tally) = totals(entry.parent_slot, frame.parent) {
-        handled(tally, verdict, frame.amount.frames);
+    if let Some(tally) = totals(entry.parent.slot, entry.frame.parent) {
+        handled(tally, verdict, entry.frame.amount.frames);
     }
-    if frame.is_loopback() {
+    if entry.frame.is_loopback() {
         return None;
     }
-    let passthru = entry.parent_flags & PARENT_PASSTHRU != 0;
     match verdict {
-        Verdict::Delivered => delivered(frame, entry.parent_slot, passthru),
-        Verdict::Consumed => consumed(entry, passthru),
-        Verdict::Passed => passed(frame, passthru),
+        Verdict::Delivered => delivered(entry),
+        Verdict::Consumed => consumed(entry),
+        Verdict::Passed => passed(entry),
         Verdict::Unknown => None,
     }
 }
@@ -210,53 +161,50 @@ fn leave(returned: u64) -> Option<()> {
 /// Unicast to a sub-interface is passed on to the parent's stack where the kernel has forgotten it because it is down
 /// or going (`macvlan_stop`), whatever user space has heard of that by now. Mode source is passed always.
 #[inline(always)]
-fn passed(frame: &Handled, passthru: bool) -> Option<()> {
-    if passthru || frame.header.is_multicast() {
+fn passed(entry: &Entry) -> Option<()> {
+    let Entry {
+        frame,
+        source,
+        destination,
+        ..
+    } = entry;
+    if entry.is_passthru() || frame.header.is_multicast() {
         return None;
     }
-    let known = count::sub_interface(SubInterfaceKey::of(frame.parent, addressee(frame, passthru)));
-    if !known.is_known() || known.mode == Mode::Source as u8 {
+    if !destination.is_known() || destination.is_in(Mode::Source) {
         return None;
     }
-    let sender = count::sub_interface(SubInterfaceKey::of(frame.parent, frame.header.source));
-    if bridged(sender.mode, known.mode) {
+    if source.is_in(Mode::Bridge) && destination.is_in(Mode::Bridge) {
         // What the switch has returned was counted when it was sent out. What was never sent out was looped, and its
         // addressee went while it was under way.
-        if count::was_sent_out(known.slot) {
+        if count::was_sent_out(destination.slot()) {
             return None;
         }
-        count::cell(sender.slot)?.pair(Counter::TransmittedSiblingFrames, frame.amount);
+        count::cell(source.slot())?.pair(Counter::TransmittedSiblingFrames, frame.amount);
     }
-    count::cell(known.slot)?.add(Counter::InterfaceDownFrames, frame.amount.frames);
+    count::cell(destination.slot())?.add(Counter::InterfaceDownFrames, frame.amount.frames);
     Some(())
 }
 
-/// Where the kernel finds the sub-interface that a unicast frame is for.
 #[inline(always)]
-fn addressee(frame: &Handled, passthru: bool) -> Mac {
-    if passthru {
-        Mac::default()
-    } else {
-        frame.header.destination
+fn delivered(entry: &Entry) -> Option<()> {
+    let Entry {
+        frame,
+        source,
+        destination,
+        ..
+    } = entry;
+    if frame.header.is_multicast() {
+        return None;
     }
-}
-
-#[inline(always)]
-fn delivered(frame: &Handled, parent_slot: u32, passthru: bool) -> Option<()> {
-    let mac = addressee(frame, passthru);
-    let known = count::addressed(parent_slot, frame.parent, mac);
-    let tally = count::owner(known, frame.parent, mac)?;
-    let sender = count::addressed(parent_slot, frame.parent, frame.header.source);
+    let mac = entry::addressee(entry.parent, frame.header.destination);
+    let tally = count::owner(destination.slot(), frame.parent, mac)?;
     // Not known yet, but delivered: in all likelihood in bridge mode, since the sender is.
-    let mode = if known.is_known() {
-        known.mode
-    } else {
-        Mode::Bridge as u8
-    };
-    let sibling = bridged(sender.mode, mode) && !passthru;
+    let takes = !destination.is_known() || destination.is_in(Mode::Bridge);
+    let sibling = source.is_in(Mode::Bridge) && takes && !entry.is_passthru();
     let first = if sibling {
         // Proof that it was looped inside: counted here for the sender as well, whether or not its addressee is known.
-        if let Some(tally) = count::cell(sender.slot) {
+        if let Some(tally) = count::cell(source.slot()) {
             tally.pair(Counter::TransmittedSiblingFrames, frame.amount);
         }
         Counter::DeliveredSiblingFrames
@@ -270,26 +218,29 @@ fn delivered(frame: &Handled, parent_slot: u32, passthru: bool) -> Option<()> {
 }
 
 #[inline(always)]
-fn consumed(entry: &Entry, passthru: bool) -> Option<()> {
-    let frame = &entry.frame;
+fn consumed(entry: &Entry) -> Option<()> {
+    let Entry {
+        frame,
+        source,
+        destination,
+        ..
+    } = entry;
     if frame.header.is_multicast() {
         // A fragment that waits for the others (`ip_check_defrag`) is nobody's yet; the last one brings them all.
         if entry.held != 0 {
             return None;
         }
-        return returned_to_sender(frame, passthru, entry.parent_mac);
+        return returned_to_sender(entry);
     }
-    let known = count::sub_interface(SubInterfaceKey::of(frame.parent, addressee(frame, passthru)));
-    let sender = count::sub_interface(SubInterfaceKey::of(frame.parent, frame.header.source));
     // The kernel found the addressee: a sibling's frame was looped, not returned by the switch.
-    if bridged(sender.mode, known.mode) && !passthru {
-        count::cell(sender.slot)?.pair(Counter::TransmittedSiblingFrames, frame.amount);
+    if source.is_in(Mode::Bridge) && destination.is_in(Mode::Bridge) && !entry.is_passthru() {
+        count::cell(source.slot())?.pair(Counter::TransmittedSiblingFrames, frame.amount);
     }
-    match consumed_unicast(known) {
+    match consumed_unicast(destination.entry()) {
         Consumed::InterfaceDown => {
-            count::cell(known.slot)?.add(Counter::InterfaceDownFrames, frame.amount.frames);
+            count::cell(destination.slot())?.add(Counter::InterfaceDownFrames, frame.amount.frames);
         }
-        Consumed::CloneFailed => count::cell(known.slot)?.add(Counter::CloneFailedFrames, frame.amount.frames),
+        Consumed::CloneFailed => count::cell(destination.slot())?.add(Counter::CloneFailedFrames, frame.amount.frames),
         Consumed::NotDropped => {}
     }
     Some(())
@@ -297,15 +248,16 @@ fn consumed(entry: &Entry, passthru: bool) -> Option<()> {
 
 /// Multicast that came back to the one that sent it ("forward to original port"). Mode passthru has the parent's MAC.
 #[inline(always)]
-fn returned_to_sender(frame: &Handled, passthru: bool, parent_mac: Mac) -> Option<()> {
-    let mac = if passthru && frame.header.source == parent_mac {
+fn returned_to_sender(entry: &Entry) -> Option<()> {
+    let frame = &entry.frame;
+    let mac = if entry.is_passthru() && frame.header.source == entry.parent.mac {
         Mac::default()
     } else {
         frame.header.source
     };
-    let sender = count::sub_interface(SubInterfaceKey::of(frame.parent, mac));
-    if keeps_own_multicast(sender.mode) {
-        count::cell(sender.slot)?.add(Counter::ReturnedSkbs, 1);
+    let sender = count::addressed(entry.parent.slot, frame.parent, mac);
+    if keeps_own_multicast(sender.entry().mode) {
+        count::cell(sender.slot())?.add(Counter::ReturnedSkbs, 1);
     }
     Some(())
 }

@@ -35,8 +35,8 @@ fn count_frame(context: &TcContext, frame: &Frame) -> Option<()> {
     if frame.header.source == parent.mac {
         return from_parent(context, frame, parent);
     }
-    let source = count::addressed(parent.slot, frame.parent, frame.header.source);
-    let tally = count::owner(source, frame.parent, frame.header.source)?;
+    let source = count::addressed(parent.slot, frame.parent, frame.header.source).entry();
+    let tally = count::owner(source.slot, frame.parent, frame.header.source)?;
     tally.pair(Counter::TransmittedExternalFrames, frame.amount);
     if frame.header.is_multicast() {
         return asked(context, frame, parent, source, tally);
@@ -52,7 +52,7 @@ fn count_frame(context: &TcContext, frame: &Frame) -> Option<()> {
         );
         return Some(());
     }
-    let addressee = count::addressed(parent.slot, frame.parent, frame.header.destination);
+    let addressee = count::addressed(parent.slot, frame.parent, frame.header.destination).entry();
     if !addressee.is_known() {
         return None;
     }
@@ -136,7 +136,7 @@ pub(crate) fn asked_of(header: &Header, parent: ParentKey, source: SlotEntry, ta
 #[inline(always)]
 fn from_parent(context: &TcContext, frame: &Frame, parent: Parent) -> Option<()> {
     if !frame.header.is_multicast() {
-        let addressee = count::addressed(parent.slot, frame.parent, frame.header.destination);
+        let addressee = count::addressed(parent.slot, frame.parent, frame.header.destination).entry();
         count::attempted(addressee.slot, Direction::ParentToChild);
         attempt(
             count::cell(addressee.slot)?,

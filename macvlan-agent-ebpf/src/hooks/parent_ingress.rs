@@ -7,14 +7,15 @@ use aya_ebpf::{macros::classifier, programs::TcContext};
 use macvlan_agent_ebpf::{
     abi::{Counter, Direction, Mode, SlotEntry, key::PARENT_PASSTHRU, label::Reflection},
     frame::{Mac, Says},
-    front::Parent,
+    front::{Parent, Whose},
     verdict::{bridged, keeps_own_multicast},
 };
 
 use crate::{
     count::{self, Tally},
+    entry,
     maps::SETTINGS,
-    skb::Frame,
+    skb::{self, Frame},
 };
 
 /// `TCX_NEXT`, `TC_ACT_UNSPEC`: whoever comes next decides.
@@ -22,10 +23,58 @@ pub(crate) const NEXT: i32 = -1;
 
 #[classifier]
 pub(crate) fn parent_ingress(context: TcContext) -> i32 {
-    if let Some(frame) = Frame::of(&context) {
-        let _ = count_frame(&context, &frame);
+    let handled = handler_attached();
+    if common(&context, handled).is_none() {
+        any(&context, handled);
     }
     NEXT
+}
+
+/// What nearly all frames are, without the rest: one frame, unicast, not about addresses, from outside or looped inside,
+/// for the parent or for a sub-interface that is up. None for all else: nothing was done with it.
+#[inline(always)]
+fn common(context: &TcContext, handled: bool) -> Option<()> {
+    let frame = Frame::plain(context)?;
+    if frame.header.is_multicast() || frame.may_resolve(context) {
+        return None;
+    }
+    let parent = count::parent_in_front(frame.parent)?;
+    if parent.flags & PARENT_PASSTHRU != 0 {
+        return None;
+    }
+    let destination = count::in_front(parent.slot, frame.header.destination)?;
+    let source = count::in_front(parent.slot, frame.header.source)?;
+    let looped = source.is_known();
+    if looped && !(source.is_in(Mode::Bridge) && destination.is_in(Mode::Bridge)) || frame.header.source == parent.mac {
+        return None;
+    }
+    if destination.is_known() {
+        if !destination.is_up() || destination.is_in(Mode::Source) {
+            return None;
+        }
+    } else if looped || frame.header.destination != parent.mac {
+        return None;
+    }
+    if handled {
+        hand_over(context, &frame, parent, source, destination);
+    } else if destination.is_known() {
+        if looped {
+            count::cell(source.slot())?.pair(Counter::TransmittedSiblingFrames, frame.amount);
+        }
+        if let Some(tally) = count::cell(destination.slot()) {
+            delivered(tally, &frame, looped);
+        }
+    }
+    Some(())
+}
+
+/// Any frame at all.
+#[inline(always)]
+fn any(context: &TcContext, handled: bool) {
+    let counted = Frame::of(context).and_then(|frame| count_frame(context, &frame, handled));
+    if handled && counted.is_none() {
+        forget();
+    }
 }
 
 #[inline(always)]
@@ -33,17 +82,66 @@ fn handler_attached() -> bool {
     SETTINGS.get(0).is_some_and(|settings| settings.handler_attached != 0)
 }
 
+/// What is left of a frame that never reached the handler is not the next one's.
 #[inline(always)]
-fn count_frame(context: &TcContext, frame: &Frame) -> Option<()> {
+fn forget() {
+    if let Some(entry) = entry::of(entry::thread())
+        && entry.stage == entry::READ
+    {
+        entry.stage = entry::NONE;
+    }
+}
+
+/// Hands the frame to [`super::handle_frame`].
+#[inline(always)]
+fn hand_over(context: &TcContext, frame: &Frame, parent: Parent, source: Whose, destination: Whose) {
+    let Some(entry) = entry::of(entry::thread()) else {
+        return;
+    };
+    // A frame whose return was missed is left to the next entry.
+    if entry.stage == entry::ENTERED {
+        return;
+    }
+    // The tag may bring it to another device first.
+    if frame.tagged {
+        entry.stage = entry::NONE;
+        return;
+    }
+    entry.stage = entry::READ;
+    entry.skb = skb::address(context);
+    entry.frame = frame.handed(context);
+    entry.parent = parent;
+    entry.source = source;
+    entry.destination = destination;
+    entry.held = u64::from(frame.header.is_multicast() && frame.is_early_fragment(context));
+}
+
+/// Gives None where the frame was not handed over.
+#[inline(always)]
+fn count_frame(context: &TcContext, frame: &Frame, handled: bool) -> Option<()> {
     let parent = count::parent(frame.parent)?;
     if parent.flags & PARENT_PASSTHRU != 0 {
-        return passthru(frame, parent);
+        let addressee = count::addressed(parent.slot, frame.parent, Mac::default());
+        if handled {
+            hand_over(context, frame, parent, Whose::NOBODY, addressee);
+        } else {
+            let _ = passthru(frame, parent, addressee.entry());
+        }
+        return Some(());
     }
     let source = count::addressed(parent.slot, frame.parent, frame.header.source);
     if frame.header.is_multicast() {
-        return multicast(context, frame, parent, source);
+        if handled {
+            hand_over(context, frame, parent, source, Whose::NOBODY);
+        }
+        let _ = multicast(context, frame, parent, source.entry(), handled);
+        return Some(());
     }
     let destination = count::addressed(parent.slot, frame.parent, frame.header.destination);
+    if handled {
+        hand_over(context, frame, parent, source, destination);
+    }
+    let (source, destination) = (source.entry(), destination.entry());
     let resolution = frame.resolution(context);
     if resolution.says == Says::Answers {
         count::answered(frame.parent, frame.header.destination, resolution.address, parent.slot);
@@ -52,14 +150,16 @@ fn count_frame(context: &TcContext, frame: &Frame) -> Option<()> {
     let siblings = bridged(source.mode, destination.mode);
     let looped = siblings && destination.up != 0;
     if looped {
-        if !handler_attached() {
-            count::cell(source.slot)?.pair(Counter::TransmittedSiblingFrames, frame.amount);
+        if !handled && let Some(tally) = count::cell(source.slot) {
+            tally.pair(Counter::TransmittedSiblingFrames, frame.amount);
         }
     } else {
         reflected_unicast(frame, parent, source, destination);
     }
-    if !handler_attached() && inferred(frame, parent, destination) {
-        let tally = count::owner(destination, frame.parent, frame.header.destination)?;
+    if !handled
+        && inferred(frame, parent, destination)
+        && let Some(tally) = count::owner(destination.slot, frame.parent, frame.header.destination)
+    {
         if destination.is_known() && destination.up == 0 {
             // What a sibling sent was counted when it was sent out.
             if !siblings {
@@ -105,11 +205,7 @@ fn delivered(tally: Tally, frame: &Frame, sibling: bool) {
 
 /// Every unicast frame goes to the one sub-interface; its MAC is the parent's, so nothing tells a reflection.
 #[inline(always)]
-fn passthru(frame: &Frame, parent: Parent) -> Option<()> {
-    if handler_attached() {
-        return None;
-    }
-    let addressee = count::addressed(parent.slot, frame.parent, Mac::default());
+fn passthru(frame: &Frame, parent: Parent, addressee: SlotEntry) -> Option<()> {
     let tally = count::cell(addressee.slot)?;
     if frame.header.is_multicast() {
         if addressee.up != 0 && frame.header.source == parent.mac {
@@ -127,13 +223,13 @@ fn passthru(frame: &Frame, parent: Parent) -> Option<()> {
 
 /// Multicast of our own that came back; bridge mode copies to siblings without passing here.
 #[inline(always)]
-fn multicast(context: &TcContext, frame: &Frame, parent: Parent, sender: SlotEntry) -> Option<()> {
+fn multicast(context: &TcContext, frame: &Frame, parent: Parent, sender: SlotEntry, handled: bool) -> Option<()> {
     let from_parent = frame.header.source == parent.mac;
     if sender.is_known() {
         let tally = count::cell(sender.slot)?;
         tally.add_at(Counter::Reflected, Reflection::Multicast.index(), frame.amount.frames);
         if keeps_own_multicast(sender.mode) {
-            if !handler_attached() {
+            if !handled {
                 tally.add(Counter::ReturnedSkbs, 1);
             }
             return None;

@@ -9,9 +9,9 @@
 use std::collections::BTreeMap;
 
 use macvlan_agent_ebpf::{
-    abi::{ParentEntry, ParentKey, SlotEntry, SubInterfaceKey, limits},
+    abi::{ParentEntry, ParentKey, SlotEntry, SubInterfaceKey},
     frame::Mac,
-    front,
+    front::{self, ParentPlace},
 };
 
 use super::{
@@ -19,11 +19,10 @@ use super::{
     load::{Kernel, LoadError},
 };
 
-/// The words of all three tables, by place; what is not named is 0.
+/// The words of both tables, by place; what is not named is 0.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Words {
-    parents: BTreeMap<u32, u64>,
-    traits: BTreeMap<u32, u64>,
+    parents: BTreeMap<u32, ParentPlace>,
     sub_interfaces: BTreeMap<u32, u64>,
 }
 
@@ -35,11 +34,10 @@ impl Words {
     ) -> Self {
         let mut words = Self::default();
         for (key, entry) in parents {
-            words.traits.insert(entry.slot, front::traits_word(entry));
-            let place = front::of_parent(*key);
+            let (index, product) = front::of_parent(*key);
             // Of two that meet the second is looked for behind: a place says only whom it holds.
-            if let Some(word) = front::parent_word(place, entry.slot) {
-                words.parents.entry(place.index).or_insert(word);
+            if let Some(place) = ParentPlace::of(product, entry) {
+                words.parents.entry(index).or_insert(place);
             }
         }
         for (key, entry) in sub_interfaces {
@@ -64,8 +62,8 @@ impl Words {
 
 /// The tables, and what they hold.
 pub(super) struct Fronts {
+    /// Two words for each.
     parents: Mapped<u64>,
-    traits: Mapped<u64>,
     sub_interfaces: Mapped<u64>,
     words: Words,
 }
@@ -78,36 +76,52 @@ impl Fronts {
             Mapped::of(map, places as usize).map_err(LoadError::Pages)
         };
         Ok(Self {
-            parents: mapped("PARENT_FRONT", front::PARENT_PLACES)?,
-            traits: mapped("PARENT_TRAITS", limits::SLOTS)?,
+            parents: mapped("PARENT_FRONT", 2 * front::PARENT_PLACES)?,
             sub_interfaces: mapped("FRONT", front::PLACES)?,
             words: Words::default(),
         })
     }
 
-    /// Writes the differences. Nobody is sent to traits that are not there yet.
+    /// Writes the differences.
     pub(super) fn write(&mut self, words: Words) {
-        write(&self.traits, &self.words.traits, &words.traits);
-        write(&self.sub_interfaces, &self.words.sub_interfaces, &words.sub_interfaces);
-        write(&self.parents, &self.words.parents, &words.parents);
+        let parents = &self.parents;
+        differences(
+            &self.words.parents,
+            &words.parents,
+            |place, ParentPlace { key, what }| {
+                // Nobody takes the old for the new in between (`ParentPlace`).
+                parents.write(2 * place, 0);
+                parents.write(2 * place + 1, what);
+                parents.write(2 * place, key);
+            },
+        );
+        let sub_interfaces = &self.sub_interfaces;
+        differences(&self.words.sub_interfaces, &words.sub_interfaces, |place, word| {
+            sub_interfaces.write(place, word);
+        });
         self.words = words;
     }
 }
 
-fn write(table: &Mapped<u64>, before: &BTreeMap<u32, u64>, after: &BTreeMap<u32, u64>) {
-    for (place, word) in after {
-        if before.get(place) != Some(word) {
-            table.write(*place as usize, *word);
+/// Writes what is in `after` otherwise than in `before`, and nothing where nothing is any more.
+fn differences<T: Copy + Default + PartialEq>(
+    before: &BTreeMap<u32, T>,
+    after: &BTreeMap<u32, T>,
+    write: impl Fn(usize, T),
+) {
+    for (place, words) in after {
+        if before.get(place) != Some(words) {
+            write(*place as usize, *words);
         }
     }
     for place in before.keys().filter(|place| !after.contains_key(place)) {
-        table.write(*place as usize, 0);
+        write(*place as usize, T::default());
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use macvlan_agent_ebpf::front::Found;
+    use macvlan_agent_ebpf::front::{Found, Whose};
 
     use super::*;
 
@@ -155,13 +169,13 @@ mod tests {
         for (key, entry) in &crowd {
             match find(&words, 4200, key.mac) {
                 Found::Behind => behind += 1,
-                found @ Found::Entry(_) => assert_eq!(found, Found::Entry(*entry)),
+                found @ Found::Whose(_) => assert_eq!(found, Found::Whose(Whose::of(*entry))),
             }
         }
         assert!((1..400).contains(&behind), "{behind} meet another");
         for number in 0..=255 {
             let stranger = find(&words, 4200, [0x52, 0x54, 0, 1, 2, number]);
-            assert!(matches!(stranger, Found::Behind | Found::Entry(SlotEntry::NONE)));
+            assert!(matches!(stranger, Found::Behind | Found::Whose(Whose::NOBODY)));
         }
     }
 
@@ -170,7 +184,7 @@ mod tests {
         let crowd = crowd();
         let words = Words::of(&parents(4200), &crowd);
         let found = crowd.keys().filter(|key| match find(&words, 4201, key.mac) {
-            Found::Entry(entry) => entry.is_known(),
+            Found::Whose(whose) => whose.is_known(),
             Found::Behind => false,
         });
         assert_eq!(found.count(), 0);

@@ -34,6 +34,9 @@ pub static OBJECT: &[u8] =
 /// The program that changes the tables.
 const TABLES: &str = "tables";
 
+/// Slots that are made.
+const SLOTS: u32 = limits::SUB_INTERFACES + limits::PARENTS;
+
 /// Maps that all instances share.
 const SHARED: &[&str] = &[
     "ADDRESSES",
@@ -51,7 +54,6 @@ const SHARED: &[&str] = &[
     "LOST",
     "PARENTS",
     "PARENT_FRONT",
-    "PARENT_TRAITS",
     "REASONS",
     "SETTINGS",
     "SUB_INTERFACES",
@@ -265,7 +267,7 @@ fn instance(netns: u32, cpus: u32, facts: Option<&Facts>, shared: Option<&OwnedF
         .override_global("REALTIME", &realtime, true)
         .override_global("SAYS_REASON", &says_reason, true)
         .override_global("UNSENT_UNCOUNTED", &unsent, true)
-        .map_max_entries("COUNTS", limits::SLOTS * cpus)
+        .map_max_entries("COUNTS", SLOTS * cpus)
         .map_max_entries("LOST", lost * cpus);
     if let Some(Ok(offsets)) = facts.map(|facts| &facts.offsets) {
         loader.override_global("OFFSETS", offsets, true);
@@ -322,7 +324,7 @@ fn counts(core: &Ebpf, cpus: u32) -> Result<Counts, LoadError> {
     };
     let fd = |data: &'_ MapData| data.fd().as_fd().try_clone_to_owned().map_err(LoadError::Pages);
     let (cells, lost, settings) = (fd(data("COUNTS")?)?, fd(data("LOST")?)?, fd(data("SETTINGS")?)?);
-    Counts::map(cells, lost, settings, limits::SLOTS as usize, cpus as usize).map_err(LoadError::Pages)
+    Counts::map(cells, lost, settings, SLOTS as usize, cpus as usize).map_err(LoadError::Pages)
 }
 
 /// Tells `frame_free` what reasons and places mean in this kernel.

@@ -1,0 +1,107 @@
+//! The frame that this CPU is handing to macvlan, and what is known of it: `parent_ingress` reads it out of its context,
+//! `handle_frame` takes it over, and where nobody has read it before, it reads it from the kernel's memory, which costs
+//! ten times as much.
+//!
+//! `__netif_receive_skb_core` (`net/core/dev.c`, 5.10 to 7.3) runs the TC programs and then the rx handler of the same
+//! device for the same skb, with softirqs off. In between the skb may change its device where a VLAN takes it
+//! (`vlan_do_receive`), so a tagged frame is not handed over. What another program behind ours or a filter of the
+//! ingress hook changes in the MACs of a frame is not seen.
+
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use macvlan_agent_ebpf::{
+    abi::{NO_SLOT, key::PARENT_PASSTHRU, limits},
+    frame::Mac,
+    front::{Parent, Whose},
+};
+
+use crate::{
+    count,
+    maps::{ENTRIES, REALTIME},
+    skb::{Handled, Windows},
+};
+
+/// How far a frame has come.
+pub(crate) type Stage = u64;
+/// There is none.
+pub(crate) const NONE: Stage = 0;
+/// `parent_ingress` has read it.
+pub(crate) const READ: Stage = 1;
+/// The handler was entered with it, and has not returned.
+pub(crate) const ENTERED: Stage = 2;
+
+/// The frame.
+#[repr(C)]
+pub(crate) struct Entry {
+    pub(crate) stage: Stage,
+    /// The thread that entered, on PREEMPT_RT.
+    pub(crate) thread: u64,
+    /// The frame's address.
+    pub(crate) skb: u64,
+    /// 1 for a fragment that is not the last of its packet, where it is multicast.
+    pub(crate) held: u64,
+    pub(crate) frame: Handled,
+    /// Its slot is [`NO_SLOT`] while user space does not know it.
+    pub(crate) parent: Parent,
+    /// Whose the MACs are; not looked up for multicast.
+    pub(crate) source: Whose,
+    pub(crate) destination: Whose,
+    pub(crate) windows: Windows,
+}
+
+impl Entry {
+    /// Whether every unicast frame of its parent is for the one sub-interface.
+    #[inline(always)]
+    pub(crate) fn is_passthru(&self) -> bool {
+        self.parent.flags & PARENT_PASSTHRU != 0
+    }
+
+    /// Reads the frame out of the kernel's memory, and looks up whose it is.
+    #[inline(always)]
+    pub(crate) fn read(&mut self, skb: u64) -> Option<()> {
+        let frame = Handled::of(skb, &mut self.windows)?;
+        let parent = count::parent(frame.parent).unwrap_or(Parent {
+            slot: NO_SLOT,
+            flags: 0,
+            mac: Mac::default(),
+        });
+        let multicast = frame.header.is_multicast();
+        self.skb = skb;
+        self.frame = frame;
+        self.parent = parent;
+        self.held = u64::from(multicast && frame.is_early_fragment());
+        if !multicast {
+            let addressee = addressee(parent, frame.header.destination);
+            self.destination = count::addressed(parent.slot, frame.parent, addressee);
+            self.source = count::addressed(parent.slot, frame.parent, frame.header.source);
+        }
+        Some(())
+    }
+}
+
+/// Where the kernel finds the sub-interface that a unicast frame is for.
+#[inline(always)]
+pub(crate) fn addressee(parent: Parent, destination: Mac) -> Mac {
+    if parent.flags & PARENT_PASSTHRU != 0 {
+        Mac::default()
+    } else {
+        destination
+    }
+}
+
+/// The thread, where another one may interrupt it; else 0.
+#[inline(always)]
+pub(crate) fn thread() -> u64 {
+    if REALTIME.load() == 0 {
+        0
+    } else {
+        bpf_get_current_pid_tgid()
+    }
+}
+
+/// The place of a thread's frame on this CPU.
+#[inline(always)]
+pub(crate) fn of(thread: u64) -> Option<&'static mut Entry> {
+    let entry = ENTRIES.get_ptr_mut(thread as u32 % limits::ENTRIES)?;
+    // SAFETY: the lookup succeeded and the element is this CPU's; the programs that use it run one after the other.
+    Some(unsafe { &mut *entry })
+}
