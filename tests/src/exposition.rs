@@ -40,7 +40,7 @@ pub fn post(address: SocketAddr, path: &str) -> Result<Response> {
     ask(connect(address)?, "POST", path, &nothing).with_context(|| format!("http://{address}{path}"))
 }
 
-fn connect(address: SocketAddr) -> Result<TcpStream> {
+pub(crate) fn connect(address: SocketAddr) -> Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&address, TIMEOUT).with_context(|| format!("no answer at {address}"))?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
@@ -68,7 +68,7 @@ fn ask(mut stream: impl Read + Write, method: &str, path: &str, headers: &[(&str
     }
 }
 
-fn parse_response(answer: &[u8]) -> Result<Response> {
+pub(crate) fn parse_response(answer: &[u8]) -> Result<Response> {
     let end = answer
         .windows(4)
         .position(|window| window == b"\r\n\r\n")

@@ -5,6 +5,7 @@
 //! it goes out of scope, on panic too. Nothing here knows the agent's code: only its public contract.
 
 pub mod agent;
+pub mod connection;
 pub mod docker;
 pub mod empty;
 pub mod exposition;
@@ -13,6 +14,7 @@ pub mod fleet;
 pub mod flood;
 pub mod lab;
 pub mod load;
+pub mod maker;
 pub mod manage;
 pub mod model;
 pub mod module;

@@ -26,7 +26,10 @@ use nix::{
     sched::{CloneFlags, setns, unshare},
 };
 
-use crate::surroundings::{eventually, patience};
+use crate::{
+    lab::loopback_up,
+    surroundings::{eventually, patience},
+};
 
 /// Where named namespaces are.
 pub const DIRECTORY: &str = "/run/netns";
@@ -47,7 +50,7 @@ impl Namespace {
     /// The namespace that the process is in.
     #[must_use]
     pub fn own() -> Self {
-        // The main thread never joins another one.
+        // The main thread joins no other one, but for `apart`.
         Self(Arc::new(Inner {
             name: None,
             path: "/proc/self/ns/net".into(),
@@ -170,6 +173,20 @@ impl Drop for Inner {
             let _ = self.remove();
         }
     }
+}
+
+/// Does `work` while the process's own namespace is a new one, with IPv6 off and the loopback up, so that nothing of the
+/// host's is in the way or harmed. To be called by the main thread, whose namespace the process's own is; other threads
+/// stay where they are.
+pub fn apart<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let before = Namespace::own().open()?;
+    unshare(CloneFlags::CLONE_NEWNET).context("could not make a network namespace (is this root?)")?;
+    let done = switch_ipv6("all", false)
+        .and_then(|()| switch_ipv6("default", false))
+        .and_then(|()| loopback_up())
+        .and_then(|()| work());
+    setns(&before, CloneFlags::CLONE_NEWNET).context("could not go back to the first namespace")?;
+    done
 }
 
 /// A process in a network namespace of its own that nobody gave a name; it ends with its handle.

@@ -1,0 +1,42 @@
+//! Goal 18: many sub-interfaces on one parent, by one `ip -batch` and by `macvlan-agent apply`.
+
+use anyhow::Result;
+use macvlan_agent_tests::{manage::Desk, netns::Namespace};
+
+use super::{
+    rounds::Rounds,
+    tools::{add_all, apply, batch, configuration, ensure_up, of_each, parent},
+};
+use crate::{Options, report};
+
+/// How many, and in how many rounds.
+const SIZES: [(usize, usize); 5] = [(100, 5), (250, 5), (1_000, 5), (2_000, 3), (4_000, 3)];
+
+pub(super) fn measure(options: &Options) -> Result<()> {
+    for (count, rounds) in SIZES {
+        let theirs = || {
+            let (lab, desk) = (parent(), Desk::new());
+            let took = batch(&desk, &add_all(&lab.parent, count)?)?;
+            ensure_up(&Namespace::own(), count)?;
+            Ok(of_each(took, count))
+        };
+        let ours = || {
+            let (lab, desk) = (parent(), Desk::new());
+            let took = apply(&options.agent, &desk, &configuration(&lab.parent, count, &[]), &[])?;
+            ensure_up(&Namespace::own(), count)?;
+            Ok(of_each(took, count))
+        };
+        let rounds = Rounds::run(rounds, theirs, ours)?;
+        report::point("creation", "ip_batch", count as f64, rounds.theirs()?.median)?;
+        report::point("creation", "macvlan-agent_apply", count as f64, rounds.ours()?.median)?;
+        if [1_000, 4_000].contains(&count) {
+            let key = format!("18.{count}");
+            rounds.report(&key, ["ip_batch_us", "apply_us"])?;
+            report::note(
+                &key,
+                "each is made with a MAC, in a group, up; ours are marked and written down as well",
+            )?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,139 @@
+//! Goal 21: ten thousand links made by `ip -batch` over ten parents, alone and beside the agent.
+
+use std::{process, thread, time::Duration};
+
+use anyhow::{Result, ensure};
+use macvlan_agent_tests::{
+    agent::Agent,
+    lab::{Link, veth},
+    manage::Desk,
+    netns::Namespace,
+};
+use nix::{
+    sys::{
+        resource::{UsageWho, getrusage},
+        time::TimeVal,
+    },
+    time::{clock_getcpuclockid, clock_gettime},
+    unistd::Pid,
+};
+
+use super::{
+    rounds::Rounds,
+    tools::{add, batch, ensure_up},
+};
+use crate::{
+    Options,
+    report::{self, Quartiles},
+};
+
+const ROUNDS: usize = 5;
+const PARENTS: usize = 10;
+const LINKS: usize = 10_000;
+/// By then the agent has followed.
+const SETTLED: Duration = Duration::from_secs(4);
+
+/// What the agent used beside the creator.
+#[derive(Default)]
+struct Used {
+    agent: Vec<f64>,
+    creator: Vec<f64>,
+    ratio: Vec<f64>,
+    overruns: f64,
+}
+
+pub(super) fn measure(options: &Options) -> Result<()> {
+    let mut used = Used::default();
+    let rounds = Rounds::run(ROUNDS, || beside(options, &mut used), alone)?;
+    report::side("21.creator", "beside_s", rounds.theirs()?)?;
+    report::side("21.creator", "alone_s", rounds.ours()?)?;
+    report::goal("21.creator", rounds.theirs()?.median / rounds.ours()?.median)?;
+    report::side("21.cpu", "agent_s", Quartiles::of(used.agent)?)?;
+    report::side("21.cpu", "creator_s", Quartiles::of(used.creator)?)?;
+    report::goal("21.cpu", Quartiles::of(used.ratio)?.median)?;
+    report::goal("21.overruns", used.overruns)
+}
+
+fn alone() -> Result<f64> {
+    let (_parents, lines, desk) = prepare()?;
+    let took = batch(&desk, &lines)?;
+    ensure_up(&Namespace::own(), LINKS)?;
+    Ok(took.as_secs_f64())
+}
+
+fn beside(options: &Options, used: &mut Used) -> Result<f64> {
+    let (parents, lines, desk) = prepare()?;
+    let flags = ["--web.listen-address=127.0.0.1:0".into()];
+    let agent = Agent::launch(&options.agent, &flags, &|| Ok(()))?;
+    let overruns = || agent.scrape().value("macvlan_agent_netlink_resyncs_total", &[]);
+    let before = overruns();
+    let (ours, creators) = (of_process(agent.pid())?, of_children()?);
+    let took = batch(&desk, &lines)?;
+    let creators = of_children()? - creators;
+    thread::sleep(SETTLED);
+    let ours = of_process(agent.pid())? - ours;
+    ensure_up(&Namespace::own(), LINKS)?;
+    let scrape = agent.scrape();
+    let parents = parents.near.iter();
+    let known: f64 = parents
+        .map(|parent| scrape.value("macvlan_parent_interfaces", &[("parent", &parent.name)]))
+        .sum();
+    ensure!(
+        (known - LINKS as f64).abs() < 0.5,
+        "the agent knows of {known} of {LINKS}"
+    );
+    used.overruns += overruns() - before;
+    used.agent.push(ours.as_secs_f64());
+    used.creator.push(creators.as_secs_f64());
+    used.ratio.push(ours.as_secs_f64() / creators.as_secs_f64());
+    agent.kill();
+    Ok(took.as_secs_f64())
+}
+
+/// Parents, which take what stands on them along when they go.
+struct Parents {
+    near: Vec<Link>,
+    /// Their other ends are in it.
+    _wire: Namespace,
+}
+
+impl Drop for Parents {
+    fn drop(&mut self) {
+        for parent in &self.near {
+            // Where this fails, it goes with the namespace that all is in.
+            let _ = parent.delete();
+        }
+    }
+}
+
+fn prepare() -> Result<(Parents, String, Desk)> {
+    let (own, wire) = (
+        Namespace::own(),
+        Namespace::create(&format!("mvm{}-wire", process::id()))?,
+    );
+    let mut near = Vec::new();
+    for number in 0..PARENTS {
+        let (parent, _) = veth(&own, &format!("mvt{number}"), &wire, &format!("w{number}"))?;
+        near.push(parent);
+    }
+    let per_parent = LINKS / PARENTS;
+    let lines = (0..LINKS)
+        .map(|number| add(&near[number / per_parent], number))
+        .collect::<Result<String>>()?;
+    Ok((Parents { near, _wire: wire }, lines, Desk::new()))
+}
+
+/// Processor time of a process, its threads that have ended among them.
+fn of_process(pid: u32) -> Result<Duration> {
+    let clock = clock_getcpuclockid(Pid::from_raw(i32::try_from(pid)?))?;
+    Ok(clock_gettime(clock)?.into())
+}
+
+/// Processor time of the children that have ended.
+fn of_children() -> Result<Duration> {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+    let of = |time: TimeVal| {
+        Duration::from_micros(u64::try_from(time.tv_sec() * 1_000_000 + time.tv_usec()).unwrap_or_default())
+    };
+    Ok(of(usage.user_time()) + of(usage.system_time()))
+}
