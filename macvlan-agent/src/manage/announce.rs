@@ -2,10 +2,12 @@
 //! as Docker sends them. Linux itself is silent, or says it once.
 
 use std::{
+    collections::{BTreeMap, btree_map::Entry},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     sync::Arc,
+    thread,
     time::Duration,
 };
 
@@ -26,39 +28,75 @@ pub(super) struct Announcement {
     pub(super) addresses: Vec<IpAddr>,
 }
 
+/// How many threads let go of sockets: one that lets go waits for all processors, and many can wait for the same.
+const CLOSERS: usize = 32;
+
 /// Sends all rounds; takes as long as they are apart.
 pub(super) fn announce(list: &[Announcement]) {
+    let sockets = sockets(list);
     for round in 0..ROUNDS {
+        if sockets.is_empty() {
+            return;
+        }
         if round > 0 {
-            std::thread::sleep(INTERVAL);
+            thread::sleep(INTERVAL);
         }
         for each in list {
-            let sent = each.netns.run(|| send(each));
+            let Some(socket) = sockets.get(&each.netns.inode()) else {
+                continue;
+            };
             // A link without a carrier, or one that has just gone, tells nobody.
-            if let Ok(Err(error)) = sent {
+            if let Err(error) = send(socket, each) {
                 tracing::debug!(%error, ifindex = each.ifindex, "the neighbours were not told");
             }
         }
-        if list.is_empty() {
-            return;
-        }
     }
+    close(sockets.into_values().collect());
 }
 
-fn send(each: &Announcement) -> io::Result<()> {
+/// One for each namespace, by its inode.
+fn sockets(list: &[Announcement]) -> BTreeMap<u32, OwnedFd> {
+    let mut sockets = BTreeMap::new();
+    for each in list {
+        if let Entry::Vacant(place) = sockets.entry(each.netns.inode()) {
+            match each.netns.run(open) {
+                Ok(Ok(socket)) => drop(place.insert(socket)),
+                Ok(Err(error)) => tracing::debug!(%error, "the neighbours are not told"),
+                Err(error) => tracing::debug!(%error, "the neighbours are not told"),
+            }
+        }
+    }
+    sockets
+}
+
+fn open() -> io::Result<OwnedFd> {
     // SAFETY: socket takes no pointers; what it gives is checked before it is used.
     let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the descriptor was just made and belongs to nobody else.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn close(mut sockets: Vec<OwnedFd>) {
+    let share = sockets.len().div_ceil(CLOSERS);
+    thread::scope(|scope| {
+        while !sockets.is_empty() {
+            let some = sockets.split_off(sockets.len().saturating_sub(share));
+            // Where there is no thread to be had they are closed here.
+            let _ = thread::Builder::new().spawn_scoped(scope, move || drop(some));
+        }
+    });
+}
+
+fn send(socket: &OwnedFd, each: &Announcement) -> io::Result<()> {
     for address in &each.addresses {
         let frame = match address {
             IpAddr::V4(ip) => arp(each.mac, *ip),
             IpAddr::V6(ip) => advertisement(each.mac, *ip),
         };
-        transmit(&socket, each.ifindex, &frame)?;
+        transmit(socket, each.ifindex, &frame)?;
     }
     Ok(())
 }

@@ -12,9 +12,11 @@ use super::{
 };
 use crate::config::file::Parent;
 
+mod crowd;
 mod item;
 mod steps;
 
+use crowd::Crowd;
 use item::item;
 use steps::vlans;
 
@@ -162,11 +164,8 @@ pub struct Context<'a> {
 /// Works out what is to be done. `prune`: what the configuration no longer asks for goes.
 #[must_use]
 pub fn plan(wanted: &[Wanted], context: Context<'_>, prune: bool) -> Plan {
-    let items: Vec<Item> = wanted
-        .iter()
-        .enumerate()
-        .map(|(number, each)| item(number, each, wanted, context))
-        .collect();
+    let crowd = Crowd::of(wanted, context.actual);
+    let items: Vec<Item> = (0..wanted.len()).map(|number| item(number, &crowd, context)).collect();
     let ids: BTreeSet<&str> = wanted.iter().map(|each| each.id.as_str()).collect();
     let removals = context
         .record
@@ -233,8 +232,10 @@ fn find(id: &str, entry: &Entry, context: Context<'_>) -> Option<Made> {
                 && link.group == context.record.group
                 && link.link.name == name_of(&entry.spec)
         };
-        let known = |link: &&LinkState| marked(link) || half_made(link);
-        if let Some(link) = space.links.iter().filter(same_mac).find(known) {
+        let known = |link: &&LinkState| same_mac(link) && (marked(link) || half_made(link));
+        // Mostly it has its name; who was renamed is looked for among all.
+        let named = space.named(name_of(&entry.spec)).filter(known);
+        if let Some(link) = named.or_else(|| space.links.iter().find(known)) {
             return Some(at(inode, link));
         }
     }

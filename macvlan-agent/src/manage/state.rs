@@ -1,6 +1,9 @@
 //! What there is: the links, addresses and routes of a namespace, as far as managing them needs it.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use ipnet::IpNet;
 use netlink_packet_core::Parseable as _;
@@ -105,30 +108,37 @@ pub struct SpaceState {
     pub addresses: Vec<AddressState>,
     /// The routes in it that are ours.
     pub routes: Vec<RouteState>,
+    /// The links' places in their list, by index and by name.
+    by_index: HashMap<u32, usize>,
+    by_name: HashMap<String, usize>,
 }
 
 impl SpaceState {
     /// Reads it all.
     pub fn read(wire: &mut Wire, label: String, host_nsid: Option<i32>) -> Result<Self, Refusal> {
+        let links = links(wire)?;
+        let places = || links.iter().enumerate();
         Ok(Self {
             label,
             host_nsid,
-            links: links(wire)?,
+            by_index: places().map(|(place, link)| (link.index(), place)).collect(),
+            by_name: places().map(|(place, link)| (link.link.name.clone(), place)).collect(),
             addresses: addresses(wire)?,
             routes: routes(wire)?,
+            links,
         })
     }
 
     /// The link with an index.
     #[must_use]
     pub fn link(&self, index: u32) -> Option<&LinkState> {
-        self.links.iter().find(|link| link.index() == index)
+        self.links.get(*self.by_index.get(&index)?)
     }
 
     /// The link with a name.
     #[must_use]
     pub fn named(&self, name: &str) -> Option<&LinkState> {
-        self.links.iter().find(|link| link.link.name == name)
+        self.links.get(*self.by_name.get(name)?)
     }
 
     /// Whether a link of this namespace stands on the link `parent` of the agent's own.

@@ -6,7 +6,10 @@
 use std::{
     fmt, io,
     os::fd::{AsRawFd as _, BorrowedFd},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
@@ -19,7 +22,7 @@ use nix::{sys::signal, unistd::Pid};
 
 use crate::topology::{
     link::{attributes, number},
-    netlink::messages,
+    netlink::{DATAGRAM, messages},
 };
 
 /// For tests of what a crash leaves: the process kills itself (`SIGKILL`) before the change with this number, counted
@@ -62,6 +65,7 @@ impl From<io::Error> for Refusal {
 pub struct Wire {
     socket: Socket,
     sequence: u32,
+    buffer: Vec<u8>,
 }
 
 impl Wire {
@@ -73,7 +77,11 @@ impl Wire {
         // Old kernels have neither; then refusals come without words.
         let _ = socket.set_ext_ack(true);
         let _ = socket.set_cap_ack(true);
-        Ok(Self { socket, sequence: 0 })
+        Ok(Self {
+            socket,
+            sequence: 0,
+            buffer: Vec::with_capacity(DATAGRAM),
+        })
     }
 
     /// Asks for a change and waits for the answer. `flags` come on top of those for a request with an answer.
@@ -199,12 +207,12 @@ impl Wire {
         request.serialize(&mut bytes);
         self.socket.send(&bytes, 0)?;
         loop {
-            let (datagram, sender) = self.receive()?;
+            let sender = self.receive()?;
             // Whoever is root in a container may send to our socket there. Only the kernel has port 0.
             if sender.port_number() != 0 {
                 continue;
             }
-            for message in messages(&datagram) {
+            for message in messages(&self.buffer) {
                 if message.sequence != self.sequence {
                     continue;
                 }
@@ -216,11 +224,14 @@ impl Wire {
         }
     }
 
-    fn receive(&self) -> io::Result<(Vec<u8>, SocketAddr)> {
+    /// Takes the next datagram into the buffer; says who sent it.
+    fn receive(&mut self) -> io::Result<SocketAddr> {
         loop {
-            match self.socket.recv_from_full() {
+            self.buffer.clear();
+            match self.socket.recv_from(&mut self.buffer, 0) {
+                Ok((_, sender)) => return Ok(sender),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => return other,
+                Err(error) => return Err(error),
             }
         }
     }
@@ -246,13 +257,13 @@ fn verdict(message: &crate::topology::netlink::Message<'_>) -> Result<(), Refusa
 /// How many changes this process has asked for.
 static CHANGES: AtomicU64 = AtomicU64::new(0);
 
+/// Before which of them a test wants it to end.
+static KILL: LazyLock<Option<u64>> = LazyLock::new(|| std::env::var(KILL_BEFORE_CHANGE).ok()?.parse().ok());
+
 /// Ends the process without any further word, where a test asks for it.
 pub(super) fn may_be_killed() {
     let number = CHANGES.fetch_add(1, Ordering::Relaxed) + 1;
-    let wanted = std::env::var(KILL_BEFORE_CHANGE)
-        .ok()
-        .and_then(|text| text.parse().ok());
-    if wanted == Some(number) {
+    if *KILL == Some(number) {
         // The signal is not delivered only if the process has ended already.
         let _ = signal::kill(Pid::this(), signal::Signal::SIGKILL);
     }

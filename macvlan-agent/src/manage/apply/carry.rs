@@ -259,7 +259,11 @@ impl Work<'_> {
 
     /// Waits until addresses have been found to be nobody else's, and notes whom the neighbours should hear of.
     pub(super) fn settle(&mut self, outcome: &mut Outcome, touched: &BTreeSet<String>) -> Result<(), ApplyError> {
-        if touched.is_empty() {
+        let addressed = |id: &String| {
+            let entry = self.record.entries.get(id);
+            entry.is_some_and(|entry| !entry.addresses.is_empty())
+        };
+        if !touched.iter().any(addressed) {
             return Ok(());
         }
         let deadline = Instant::now() + SETTLE;
@@ -288,7 +292,9 @@ impl Work<'_> {
                         "another station has the address {} (duplicate address detection failed)",
                         taken.address.addr()
                     ));
-                } else if let (Some(mac), Some(place)) = (link.link.mac, self.places.get(at.netns)) {
+                } else if let (Some(mac), Some(place)) = (link.link.mac, self.places.get(at.netns))
+                    && !mine.is_empty()
+                {
                     outcome.announcements.push(Announcement {
                         netns: Arc::clone(&place.netns),
                         ifindex: at.ifindex,

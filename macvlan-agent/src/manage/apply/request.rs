@@ -82,15 +82,23 @@ pub(super) fn create(
     let message = new_link(wanted, parent.map_err(fail(Step::Create))?, host_nsid, group);
     wire.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
         .map_err(fail(Step::Create))?;
-    let finish = |wire: &mut Wire, index: u32| -> Result<(), (Step, Refusal)> {
+    let finish = |wire: &mut Wire| -> Result<(), (Step, Refusal)> {
         if matches!(wanted.spec, Spec::Shim(_)) {
             keep_quiet(&wanted.name).map_err(|error| (Step::Create, error.into()))?;
         }
+        // Its index is asked for only where it has to be said.
+        let by_index = !wanted.addresses.is_empty() || !wanted.routes.is_empty();
+        let index = if by_index {
+            index_of(wire, &wanted.name).map_err(fail(Step::Create))?
+        } else {
+            0
+        };
         for address in &wanted.addresses {
             let step = Step::AddAddress(address.address, address.shared);
             perform(wire, index, &step, wanted.kind).map_err(fail(step))?;
         }
-        let mut message: LinkMessageBuilder<LinkUnspec> = LinkUnspec::new_with_index(index).alias(&wanted.alias);
+        let link = LinkUnspec::new_with_name(&wanted.name);
+        let mut message: LinkMessageBuilder<LinkUnspec> = link.alias(&wanted.alias);
         if wanted.up {
             message = message.up();
         }
@@ -103,10 +111,12 @@ pub(super) fn create(
         }
         Ok(())
     };
-    let index = index_of(wire, &wanted.name).map_err(fail(Step::Create))?;
-    finish(wire, index).inspect_err(|_| {
-        let _ = delete(wire, &[index], 0);
-    })
+    let finished = finish(wire);
+    if finished.is_err() {
+        // Where it has gone already, all is well.
+        let _ = index_of(wire, &wanted.name).and_then(|index| delete(wire, &[index], 0));
+    }
+    finished
 }
 
 /// A shim listens to no router: it would give the host addresses and routes that nobody asked for.

@@ -3,7 +3,9 @@
 use ipnet::IpNet;
 
 use super::{
-    Context, ETHERNET, Item, State, find,
+    Context, ETHERNET, Item, State,
+    crowd::Crowd,
+    find,
     steps::{differences, must_be_made_anew},
 };
 use crate::{
@@ -14,10 +16,10 @@ use crate::{
         step::Step,
         wanted::{self, Absence, Wanted},
     },
-    topology::link,
 };
 
-pub(super) fn item(number: usize, wanted: &Wanted, all: &[Wanted], context: Context<'_>) -> Item {
+pub(super) fn item(number: usize, crowd: &Crowd<'_>, context: Context<'_>) -> Item {
+    let wanted = &crowd.wanted[number];
     let entry = context.record.entries.get(&wanted.id);
     let mut item = Item {
         wanted: number,
@@ -48,7 +50,7 @@ pub(super) fn item(number: usize, wanted: &Wanted, all: &[Wanted], context: Cont
             return item;
         }
     };
-    if let Some(reason) = refusal(wanted, all, parent, item.at, context) {
+    if let Some(reason) = refusal(wanted, crowd, parent, item.at, context) {
         item.state = State::Failed(reason);
         return item;
     }
@@ -193,7 +195,7 @@ fn alike(own: &SpaceState, name: &str) -> String {
 /// Why the kernel would refuse it, in words that it does not have.
 fn refusal(
     wanted: &Wanted,
-    all: &[Wanted],
+    crowd: &Crowd<'_>,
     parent: Option<&LinkState>,
     at: Option<Made>,
     context: Context<'_>,
@@ -226,70 +228,52 @@ fn refusal(
             parent.link.mtu
         ));
     }
-    neighbours(wanted, all, parent, at, context)
+    neighbours(wanted, crowd, parent, at, context)
 }
 
 /// What other sub-interfaces of the parent forbid.
 fn neighbours(
     wanted: &Wanted,
-    all: &[Wanted],
+    crowd: &Crowd<'_>,
     parent: &LinkState,
     at: Option<Made>,
     context: Context<'_>,
 ) -> Option<String> {
-    let first_of_name = all
-        .iter()
-        .find(|other| other.place == wanted.place && other.name == wanted.name);
+    let first_of_name = wanted
+        .place
+        .as_ref()
+        .ok()
+        .and_then(|inode| crowd.first(*inode, &wanted.name));
     if let Some(first) = first_of_name.filter(|first| first.id != wanted.id) {
         let text = format!("{} is the same interface by another name of its namespace", first.label);
         return Some(format!("{text}: leave one of them out"));
     }
-    let going = |inode: u32, link: &LinkState| {
-        // Ours that is to go or to be made anew does not count.
-        context.record.entries.iter().any(|(id, entry)| {
-            entry.made
-                == Some(Made {
-                    netns: inode,
-                    ifindex: link.index(),
-                })
-                && !all.iter().any(|other| other.id == *id)
-        })
-    };
-    for (inode, space) in &context.actual.spaces {
-        let on_parent = space
-            .links
+    // Ours that is to go or to be made anew does not count.
+    let going = |at: Made| {
+        context
+            .record
+            .entries
             .iter()
-            .filter(|link| link.mode().is_some() && space.stands_on(link, parent.index()));
-        for link in on_parent {
-            let here = Made {
-                netns: *inode,
-                ifindex: link.index(),
-            };
-            if at == Some(here) {
-                continue;
-            }
-            let passthru = link.mode() == Some(link::Mode::Passthru);
-            let alone = passthru || wanted.mode == Mode::Passthru;
-            let same_mac = wanted.mac.is_some() && link.link.mac == wanted.mac && link.link.up && wanted.up;
-            // Few are in the way, so only of those is asked whether they go.
-            if !(alone || same_mac) || going(*inode, link) {
-                continue;
-            }
-            let other = format!("{}/{}", space.label, link.link.name);
-            if alone {
-                let which = if passthru {
-                    "takes it alone in mode passthru"
-                } else {
-                    "is on it, and passthru takes it alone"
-                };
-                return Some(format!(
-                    "{other} {which}: name another parent than {}, or another mode",
-                    wanted.parent
-                ));
-            }
-            let mac = wanted.mac.map(|mac| Mac(mac).to_string()).unwrap_or_default();
-            return Some(format!("its MAC {mac} is in use by {other}: give one of them another"));
+            .any(|(id, entry)| entry.made == Some(at) && !crowd.wanted.iter().any(|other| other.id == *id))
+    };
+    for tenant in crowd.in_the_way(wanted, parent.index()) {
+        if at == Some(tenant.at) || going(tenant.at) {
+            continue;
         }
+        let other = format!("{}/{}", tenant.space.label, tenant.link.link.name);
+        if tenant.is_alone() || wanted.mode == Mode::Passthru {
+            let which = if tenant.is_alone() {
+                "takes it alone in mode passthru"
+            } else {
+                "is on it, and passthru takes it alone"
+            };
+            return Some(format!(
+                "{other} {which}: name another parent than {}, or another mode",
+                wanted.parent
+            ));
+        }
+        let mac = wanted.mac.map(|mac| Mac(mac).to_string()).unwrap_or_default();
+        return Some(format!("its MAC {mac} is in use by {other}: give one of them another"));
     }
     if wanted.mac.is_some() && wanted.mac == parent.link.mac {
         return Some(format!(
