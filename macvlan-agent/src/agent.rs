@@ -287,6 +287,7 @@ async fn follow(
     tokio::pin!(stop);
     inventory.mark_changed();
     let mut next_due: Option<Instant> = None;
+    let mut rest: Option<Instant> = None;
     let modules = ModuleEvents::open()
         .inspect_err(
             |error| tracing::info!(%error, "a macvlan module that is loaded again is noticed with its first link"),
@@ -306,9 +307,15 @@ async fn follow(
                 None => std::future::pending().await,
             }
         };
+        let changed = async {
+            if let Some(rest) = rest {
+                sleep_until(rest).await;
+            }
+            inventory.changed().await
+        };
         let news = tokio::select! {
             () = &mut stop => return,
-            changed = inventory.changed() => match changed {
+            changed = changed => match changed {
                 Ok(()) => News::Inventory(Arc::clone(&inventory.borrow_and_update())),
                 Err(_) => return,
             },
@@ -322,14 +329,18 @@ async fn follow(
         let shared = Arc::clone(&keeper);
         let next = spawn_blocking(move || {
             let mut keeper = lock(&shared);
-            match news {
+            let due = match news {
                 News::Inventory(inventory) => keeper.follow(inventory),
                 News::Module => keeper.module_changed(),
                 News::Due => keeper.catch_up(),
-            }
+            };
+            (due, keeper.rests_until())
         });
         match next.await {
-            Ok(next) => next_due = next.map(Instant::from_std),
+            Ok((due, rests_until)) => {
+                next_due = due.map(Instant::from_std);
+                rest = rests_until.map(Instant::from_std);
+            }
             Err(error) => tracing::error!(%error, "following the inventory failed"),
         }
     }

@@ -25,6 +25,7 @@ use crate::{
     },
     kernel_counters::KernelCounters,
     lives::Lives,
+    pace::{Pace, Stint},
     snapshot::{Collected, HookState, ParentSample, Snapshot, SubInterfaceSample, wanted},
     topology::{
         inventory::{Inventory, Parent},
@@ -83,6 +84,7 @@ pub struct Keeper {
     kernel_counters: KernelCounters,
     inferences: HashMap<u64, Inference>,
     lives: Lives,
+    pace: Pace,
 }
 
 impl Keeper {
@@ -117,6 +119,7 @@ impl Keeper {
             kernel_counters,
             inferences: HashMap::new(),
             lives: Lives::default(),
+            pace: Pace::default(),
         };
         keeper.follow_module();
         Ok(keeper)
@@ -135,12 +138,19 @@ impl Keeper {
         self.directory.retain_namespaces(|netns| namespaces.contains(netns));
         self.lives.retain_namespaces(|netns| namespaces.contains(netns));
         // Slots first: a sub-interface counts from its first frame.
+        let stint = Stint::begin();
         self.fill_tables();
+        self.pace.done(stint);
         self.let_go();
         self.follow_module();
         self.attach_new();
         self.follow_counters();
         self.next_due()
+    }
+
+    /// Until when another inventory is not to be followed, since the last one took its time.
+    pub fn rests_until(&self) -> Option<Instant> {
+        self.pace.next()
     }
 
     /// Does what is due: adds what was counted before sub-interfaces were known, and takes those to be down that did

@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod observe;
 pub mod output;
 pub mod owners;
+pub mod pace;
 pub mod resolve;
 pub mod run_dir;
 pub mod snapshot;

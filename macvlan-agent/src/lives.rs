@@ -50,7 +50,11 @@ impl Lives {
             }
         }
         self.away.retain(|_, until| *until > now);
-        for (key, parent) in &before.parents {
+        for (key, parent) in before
+            .parents
+            .iter()
+            .filter(|(key, _)| !after.parents.contains_key(key))
+        {
             self.lingering.insert(*key, (now + LINGER, parent.clone()));
         }
         self.lingering

@@ -10,11 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::maps::{Map, MapData, MapError, PerCpuHashMap};
+use aya::maps::{Map, MapError};
 use macvlan_agent_ebpf::{
     abi::{
-        AddressKey, AddressOwner, Cell, Change, Counter, Credit, DeviceEntry, Direction, Mode, NO_SLOT, ParentEntry,
-        ParentKey, SlotEntry, SubInterfaceKey, Table,
+        AddressKey, AddressOwner, Cell, Change, Counter, DeviceEntry, Direction, Mode, NO_SLOT, ParentEntry, ParentKey,
+        SlotEntry, SubInterfaceKey, Table,
         key::{PARENT_KEEPS_SOURCE, PARENT_PASSTHRU},
         limits,
     },
@@ -23,17 +23,14 @@ use macvlan_agent_ebpf::{
 };
 
 use super::{
-    counts::{Counts, Totals, monotonic_nanoseconds},
+    counts::{Counts, Totals},
+    credits::{Credits, Whose},
     fronts::{Fronts, Words},
     load::{ChangeError, Kernel, LoadError},
 };
 
 /// A slot that lost its owner waits this long, so that no program still writes it when it is emptied.
 const QUARANTINE: Duration = Duration::from_secs(2);
-
-/// Counts that waited for a sub-interface are added this long after its entry is there: by then every frame goes to
-/// the slot.
-const CREDIT_DELAY: Duration = Duration::from_millis(40);
 
 /// A sub-interface as the tables need it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -219,8 +216,13 @@ pub struct Sample {
 }
 
 impl Sample {
-    fn of(counts: &Counts, owner: &mut Owner) -> Self {
-        let totals = counts.totals(owner.slot, &owner.credits);
+    /// `waiting` counts as well, and is not the owner's yet.
+    fn of(counts: &Counts, owner: &mut Owner, waiting: &[Cell]) -> Self {
+        let totals = if waiting.is_empty() {
+            counts.totals(owner.slot, &owner.credits)
+        } else {
+            counts.totals(owner.slot, &[&owner.credits, waiting].concat())
+        };
         let mut lost = [0; 3];
         for direction in Direction::ALL {
             for ask in [false, true] {
@@ -270,24 +272,16 @@ pub struct Directory {
     free: Vec<u32>,
     retired: VecDeque<(Instant, u32)>,
     tables: Tables,
-    awaiting: Vec<(Instant, SubInterfaceKey, Awaiting)>,
     over_limit: usize,
-    credits: PerCpuHashMap<MapData, SubInterfaceKey, Credit>,
+    credits: Credits,
     fronts: Fronts,
-}
-
-/// Whose credit is awaited.
-#[derive(Clone, Copy)]
-enum Awaiting {
-    SubInterface(u64),
-    Parent(ParentKey),
 }
 
 impl Directory {
     /// An empty directory over the kernel's maps.
     pub fn new(kernel: &mut Kernel) -> Result<Self, LoadError> {
         let counts = kernel.counts();
-        let credits = typed(kernel, "CREDITS")?;
+        let credits = Credits::of(kernel)?;
         let fronts = Fronts::of(kernel)?;
         let slots = u32::try_from(counts.slots()).unwrap_or(limits::SLOTS);
         Ok(Self {
@@ -297,7 +291,6 @@ impl Directory {
             free: (0..slots).rev().collect(),
             retired: VecDeque::new(),
             tables: Tables::default(),
-            awaiting: Vec::new(),
             over_limit: 0,
             credits,
             fronts,
@@ -434,95 +427,65 @@ impl Directory {
 
     /// Notes whose counts may have waited under a key that leads to a slot only now.
     fn await_credits(&mut self, tables: &Tables, slots: &HashMap<u64, u32>) {
-        let due = Instant::now() + CREDIT_DELAY;
         let owners: HashMap<u32, u64> = slots.iter().map(|(id, slot)| (*slot, *id)).collect();
         for (key, entry) in &tables.sub_interfaces {
-            let fresh = self
-                .tables
-                .sub_interfaces
-                .get(key)
-                .is_none_or(|old| old.slot != entry.slot);
+            let before = self.tables.sub_interfaces.get(key);
+            let fresh = before.is_none_or(|old| old.slot != entry.slot);
             if fresh && let Some(&id) = owners.get(&entry.slot) {
-                self.awaiting.push((due, *key, Awaiting::SubInterface(id)));
+                self.credits.expect(Whose::SubInterface(id), *key);
             }
         }
-        for key in tables
-            .parents
-            .keys()
-            .filter(|key| !self.tables.parents.contains_key(key))
-        {
-            self.awaiting
-                .push((due, SubInterfaceKey::of_parent(*key), Awaiting::Parent(*key)));
+        for key in tables.parents.keys() {
+            if !self.tables.parents.contains_key(key) {
+                self.credits
+                    .expect(Whose::Parent(*key), SubInterfaceKey::of_parent(*key));
+            }
         }
     }
 
     /// Whether counts of a sub-interface may still be waiting under its key.
     #[must_use]
     pub fn awaits_credit(&self, id: u64) -> bool {
-        self.awaiting
-            .iter()
-            .any(|(.., whose)| matches!(whose, Awaiting::SubInterface(other) if *other == id))
+        self.credits.awaits(Whose::SubInterface(id))
     }
 
     /// When the next credit is due.
     #[must_use]
     pub fn next_credit(&self) -> Option<Instant> {
-        self.awaiting.iter().map(|(due, ..)| *due).min()
+        self.credits.next()
     }
 
     /// Adds what was counted for sub-interfaces before they were known.
     pub fn collect_credits(&mut self) {
-        let now = Instant::now();
-        let (due, later) = std::mem::take(&mut self.awaiting)
-            .into_iter()
-            .partition(|(due, ..)| *due <= now);
-        self.awaiting = later;
-        let due: Vec<(Instant, SubInterfaceKey, Awaiting)> = due;
-        for (written, key, whose) in due {
-            let Ok(credits) = self.credits.get(&key, 0) else {
-                continue;
-            };
-            if self.credits.remove(&key).is_err() {
-                continue;
-            }
+        for (whose, cells) in self.credits.take_due() {
             let owner = match whose {
-                Awaiting::SubInterface(id) => self.sub_interfaces.get_mut(&id),
-                Awaiting::Parent(key) => self.parents.get_mut(&key),
+                Whose::SubInterface(id) => self.sub_interfaces.get_mut(&id),
+                Whose::Parent(key) => self.parents.get_mut(&key),
             };
             if let Some(owner) = owner {
-                // Before it was known: since then we may have been busy.
-                let known = (now + CREDIT_DELAY).saturating_duration_since(written);
-                let oldest = known + Duration::from_secs(u64::from(limits::CREDIT_SECONDS));
-                let oldest = u64::try_from(oldest.as_nanos()).unwrap_or(u64::MAX);
-                owner
-                    .credits
-                    .extend(recent_cells(&credits, monotonic_nanoseconds().saturating_sub(oldest)));
+                owner.credits.extend(cells);
             }
         }
     }
 
     /// What was counted for a sub-interface. None for one without a slot.
     pub fn sub_interface(&mut self, id: u64) -> Option<Sample> {
+        let waiting = self.credits.waiting(Whose::SubInterface(id));
         self.sub_interfaces
             .get_mut(&id)
-            .map(|owner| Sample::of(&self.counts, owner))
+            .map(|owner| Sample::of(&self.counts, owner, &waiting))
     }
 
     /// What was counted for a parent.
     pub fn parent(&mut self, key: ParentKey) -> Option<Sample> {
-        self.parents.get_mut(&key).map(|owner| Sample::of(&self.counts, owner))
+        let waiting = self.credits.waiting(Whose::Parent(key));
+        self.parents
+            .get_mut(&key)
+            .map(|owner| Sample::of(&self.counts, owner, &waiting))
     }
 }
 
-/// The cells of a credit that began after `oldest`, of every CPU. Only the CPU whose frame made it says when that was;
-/// on the others it is zero, whatever they counted.
-fn recent_cells(credits: &[Credit], oldest: u64) -> impl Iterator<Item = Cell> {
-    let begun = credits.iter().map(|credit| credit.since).max().unwrap_or(0);
-    let recent = if begun >= oldest { credits } else { &[] };
-    recent.iter().map(|credit| credit.cell)
-}
-
-fn typed<T>(kernel: &mut Kernel, name: &'static str) -> Result<T, LoadError>
+pub(super) fn typed<T>(kernel: &mut Kernel, name: &'static str) -> Result<T, LoadError>
 where
     T: TryFrom<Map, Error = MapError>,
 {
@@ -633,22 +596,6 @@ mod tests {
         };
         assert_eq!((tables.devices[&own].slot, tables.devices[&own].parent), (10, PARENT));
         assert_eq!(tables.parents[&PARENT].flags, PARENT_KEEPS_SOURCE);
-    }
-
-    #[test]
-    fn a_credit_is_that_of_all_cpus_and_as_old_as_its_first_frame() {
-        let credit = |since, frames| {
-            let mut cell = Cell::EMPTY;
-            cell.counters[Counter::DeliveredExternalFrames as usize] = frames;
-            Credit { since, cell }
-        };
-        let frames = |oldest| {
-            recent_cells(&[credit(0, 50), credit(100, 50)], oldest)
-                .map(|cell| cell.at(Counter::DeliveredExternalFrames, 0))
-                .sum::<u64>()
-        };
-        assert_eq!(frames(90), 100, "the second CPU found what the first had made");
-        assert_eq!(frames(101), 0, "too old");
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod attach;
 pub mod btf;
 pub mod clsact;
 pub mod counts;
+mod credits;
 pub mod directory;
 pub mod drop_reason;
 pub mod facts;

@@ -10,13 +10,16 @@
 
 use std::{
     io,
-    os::fd::AsFd as _,
+    os::fd::{AsFd as _, BorrowedFd},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use tokio::{
-    io::{Interest, unix::AsyncFd},
+    io::{
+        Interest,
+        unix::{AsyncFd, AsyncFdReadyGuard},
+    },
     sync::mpsc,
     time::sleep_until,
 };
@@ -37,6 +40,9 @@ const GROUPS: [u32; 4] = [1, 5, 9, 28];
 
 /// How many datagrams are read before they are handed on.
 const BATCH: usize = 64;
+
+/// How long is waited after something was heard before more is read: what comes in a flood is read together.
+const REST: Duration = Duration::from_millis(10);
 
 /// How often other namespaces are dumped where their events may not be heard.
 const DEAF: Duration = Duration::from_secs(2);
@@ -130,12 +136,9 @@ pub(super) async fn follow(
         ask: ear.ask,
         jobs: Jobs::new(own, ear.deaf.is_some()),
         news: Vec::new(),
+        rested: None,
     };
-    // SAFETY: a `Socket` owns its descriptor, never gives another one, and closes it only when dropped.
-    let failed = match unsafe { AsyncFd::register_with_interest(ear.socket, Interest::READABLE) } {
-        Ok(socket) => reader.run(&socket, &mut commands, &news).await,
-        Err(error) => Some(error.into()),
-    };
+    let failed = reader.run(&ear.socket, &mut commands, &news).await;
     if let Some(error) = failed {
         let reason = format!("cannot read from netlink: {error}");
         // The watcher has gone: this task is about to be ended too.
@@ -149,27 +152,38 @@ struct Reader {
     ask: Socket,
     jobs: Jobs,
     news: Vec<News>,
+    /// Nothing is read before.
+    rested: Option<Instant>,
 }
 
 impl Reader {
     async fn run(
         &mut self,
-        socket: &AsyncFd<Socket>,
+        socket: &Socket,
         commands: &mut mpsc::UnboundedReceiver<Command>,
         news: &mpsc::Sender<Vec<News>>,
     ) -> Option<io::Error> {
         let mut buffer = vec![0; DATAGRAM];
+        let mut ear = None;
         loop {
-            self.begin(socket.get_ref());
+            self.begin(socket);
             if !self.news.is_empty() {
                 // Waits while the watcher is behind. The kernel's queue fills meanwhile, and a resync follows if it
                 // overflows.
                 news.send(std::mem::take(&mut self.news)).await.ok()?;
             }
+            if self.rests() {
+                // Or each message would wake us.
+                ear = None;
+            }
             tokio::select! {
-                guard = socket.readable() => {
+                guard = self.readable(socket, &mut ear) => {
                     let mut guard = match guard { Ok(guard) => guard, Err(error) => return Some(error) };
-                    match self.drain(socket.get_ref(), &mut buffer) {
+                    let drained = self.drain(socket, &mut buffer);
+                    // An answer is not to be waited for, and what is left over not at all.
+                    let rests = matches!(drained, Ok(true)) && !self.jobs.is_busy();
+                    self.rested = rests.then(|| Instant::now() + REST);
+                    match drained {
                         Ok(true) => guard.clear_ready(),
                         Ok(false) => {}
                         Err(error) => return Some(error),
@@ -182,6 +196,31 @@ impl Reader {
                 () = at(self.jobs.due()) => self.jobs.wake(Instant::now()),
             }
         }
+    }
+
+    fn rests(&self) -> bool {
+        self.rested.is_some_and(|rested| rested > Instant::now()) && !self.jobs.is_busy()
+    }
+
+    /// Waits until there is something to be read and it is time to read it.
+    async fn readable<'a, 'socket>(
+        &self,
+        socket: &'socket Socket,
+        ear: &'a mut Option<AsyncFd<BorrowedFd<'socket>>>,
+    ) -> io::Result<AsyncFdReadyGuard<'a, BorrowedFd<'socket>>> {
+        if self.rests() {
+            at(self.rested).await;
+        }
+        let ear = match ear {
+            Some(ear) => ear,
+            None => {
+                // SAFETY: a `Socket` owns its descriptor, never gives another one, and closes it only when dropped, which
+                // is after what borrows it.
+                let fresh = unsafe { AsyncFd::register_with_interest(socket.as_fd(), Interest::READABLE) }?;
+                ear.insert(fresh)
+            }
+        };
+        ear.readable().await
     }
 
     /// Reads what is there, up to a batch. True: nothing is left.

@@ -1,7 +1,10 @@
 //! Moves between namespaces. The kernel tells of one as an end here and a beginning there, on two sockets, which may be
 //! read in either order. Pure: two lists of what waits for its other half.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use super::link::{Kind, LinkKey};
 
@@ -31,8 +34,8 @@ pub(super) struct Half {
 
 #[derive(Default, Debug)]
 pub(super) struct Moves {
-    departed: Vec<Half>,
-    arrived: Vec<Half>,
+    departed: VecDeque<Half>,
+    arrived: VecDeque<Half>,
 }
 
 impl Moves {
@@ -41,9 +44,9 @@ impl Moves {
         self.forget_old(half.at);
         let found = best(&self.arrived, |arrived| fit(&half, arrived));
         if let Some(index) = found {
-            return Some(self.arrived.swap_remove(index).key);
+            return self.arrived.remove(index).map(|arrived| arrived.key);
         }
-        self.departed.push(half);
+        self.departed.push_back(half);
         None
     }
 
@@ -52,9 +55,9 @@ impl Moves {
         self.forget_old(half.at);
         let found = best(&self.departed, |departed| fit(departed, &half));
         if let Some(index) = found {
-            return Some(self.departed.swap_remove(index).id);
+            return self.departed.remove(index).map(|departed| departed.id);
         }
-        self.arrived.push(half);
+        self.arrived.push_back(half);
         None
     }
 
@@ -64,13 +67,15 @@ impl Moves {
     }
 
     fn forget_old(&mut self, now: Instant) {
-        let young = |half: &Half| now.saturating_duration_since(half.at) <= WINDOW;
-        self.departed.retain(young);
-        self.arrived.retain(young);
+        let old = |half: &mut Half| now.saturating_duration_since(half.at) > WINDOW;
+        // In both, those that wait longest stand first.
+        for halves in [&mut self.departed, &mut self.arrived] {
+            while halves.pop_front_if(old).is_some() {}
+        }
     }
 }
 
-fn best(halves: &[Half], fit: impl Fn(&Half) -> Option<u8>) -> Option<usize> {
+fn best(halves: &VecDeque<Half>, fit: impl Fn(&Half) -> Option<u8>) -> Option<usize> {
     let fits = halves
         .iter()
         .enumerate()

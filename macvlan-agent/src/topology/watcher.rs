@@ -28,6 +28,7 @@ use super::{
     tracker::Tracker,
     unicast::{self, Strangers},
 };
+use crate::pace::{Pace, Stint};
 
 mod namespaces;
 mod start;
@@ -35,8 +36,8 @@ mod start;
 pub use namespaces::{Namespace, Namespaces};
 pub use start::{Topology, TopologyError, dump_once, start};
 
-/// How long changes are gathered before they are published: while following, and while the first inventory is made.
-const GATHER: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(50)];
+/// How long changes are gathered before they are published while the first inventory is made.
+const GATHER: Duration = Duration::from_millis(50);
 
 /// How often it is looked whether processes have come.
 const TICK: Duration = Duration::from_secs(1);
@@ -89,6 +90,7 @@ pub struct Watcher {
     awaited: BTreeSet<u32>,
     publisher: watch::Sender<Arc<Inventory>>,
     publish_at: Option<Instant>,
+    pace: Pace,
     look_at: Option<Instant>,
     ready: Option<oneshot::Sender<()>>,
     strangers: Strangers,
@@ -115,7 +117,11 @@ impl Watcher {
         let mut ticks = 0_u32;
         loop {
             tokio::select! {
-                () = at(self.publish_at) => self.publish(),
+                () = at(self.publish_at) => {
+                    let stint = Stint::begin();
+                    self.publish();
+                    self.pace.done(stint);
+                }
                 Some(news) = news.recv() => self.hear(news),
                 () = self.names.changed() => self.look(Look::Names, false),
                 () = at(self.look_at) => self.look(Look::Processes, false),
@@ -139,7 +145,8 @@ impl Watcher {
         } else if ticks.is_multiple_of(NAMES) {
             self.look(Look::Names, false);
         }
-        if ticks.is_multiple_of(ALL) || self.suspicious {
+        // In the middle of a flood they would be read for nothing.
+        if ticks.is_multiple_of(ALL) || self.suspicious && self.pace.next().is_none() {
             self.read_lists();
         }
     }
@@ -335,8 +342,10 @@ impl Watcher {
     }
 
     fn publish_soon(&mut self) {
-        let gather = GATHER[usize::from(!self.awaited.is_empty())];
-        self.publish_at.get_or_insert_with(|| Instant::now() + gather);
+        let now = Instant::now();
+        let earliest = if self.awaited.is_empty() { now } else { now + GATHER };
+        let at = self.pace.next().map_or(earliest, |next| next.max(earliest));
+        self.publish_at.get_or_insert(at);
     }
 
     fn publish(&mut self) {
@@ -378,6 +387,8 @@ impl Watcher {
 /// Waits until `deadline`; for ever without one.
 async fn at(deadline: Option<Instant>) {
     match deadline {
+        // A timer would go with the next millisecond.
+        Some(deadline) if deadline <= Instant::now() => {}
         Some(deadline) => sleep_until(deadline.into()).await,
         None => std::future::pending().await,
     }

@@ -129,6 +129,11 @@ impl Jobs {
         self.current.as_mut()?.step.take()
     }
 
+    /// Whether a job is in hand.
+    pub(super) fn is_busy(&self) -> bool {
+        self.current.is_some()
+    }
+
     /// Whether the job in hand has come as far as dumping.
     pub(super) fn dumps(&self) -> bool {
         self.current

@@ -15,15 +15,18 @@ use tokio::{
 };
 
 use super::{Namespace, Namespaces, Space, Watcher};
-use crate::topology::{
-    follower::{self, Ear},
-    inventory::Inventory,
-    names::Names,
-    netlink::Socket,
-    netns::{Netns, NetnsError},
-    processes::Processes,
-    tracker::Tracker,
-    unicast::Strangers,
+use crate::{
+    pace::Pace,
+    topology::{
+        follower::{self, Ear},
+        inventory::Inventory,
+        names::Names,
+        netlink::Socket,
+        netns::{Netns, NetnsError},
+        processes::Processes,
+        tracker::Tracker,
+        unicast::Strangers,
+    },
 };
 
 /// How long [`dump_once`] waits for the last namespace.
@@ -102,6 +105,7 @@ pub async fn start(
         awaited: BTreeSet::new(),
         publisher,
         publish_at: None,
+        pace: Pace::default(),
         look_at: None,
         ready: Some(ready),
         strangers: Strangers::default(),
