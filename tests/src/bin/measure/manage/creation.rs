@@ -10,13 +10,13 @@ use super::{
 use crate::{Options, report};
 
 /// How many, and in how many rounds.
-const SIZES: [(usize, usize); 5] = [(100, 5), (250, 5), (1_000, 5), (2_000, 3), (4_000, 3)];
+const SIZES: [(u32, usize); 5] = [(100, 5), (250, 5), (1_000, 5), (2_000, 3), (4_000, 3)];
 
 pub(super) fn measure(options: &Options) -> Result<()> {
     for (count, rounds) in SIZES {
         let theirs = || {
             let (lab, desk) = (parent(), Desk::new());
-            let took = batch(&desk, &add_all(&lab.parent, count)?)?;
+            let took = batch(&desk, &add_all(&lab.parent, count))?;
             ensure_up(&Namespace::own(), count)?;
             Ok(of_each(took, count))
         };
@@ -27,8 +27,13 @@ pub(super) fn measure(options: &Options) -> Result<()> {
             Ok(of_each(took, count))
         };
         let rounds = Rounds::run(rounds, theirs, ours)?;
-        report::point("creation", "ip_batch", count as f64, rounds.theirs()?.median)?;
-        report::point("creation", "macvlan-agent_apply", count as f64, rounds.ours()?.median)?;
+        report::point("creation", "ip_batch", f64::from(count), rounds.theirs()?.median)?;
+        report::point(
+            "creation",
+            "macvlan-agent_apply",
+            f64::from(count),
+            rounds.ours()?.median,
+        )?;
         if [1_000, 4_000].contains(&count) {
             let key = format!("18.{count}");
             rounds.report(&key, ["ip_batch_us", "apply_us"])?;

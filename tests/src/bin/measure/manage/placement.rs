@@ -15,8 +15,8 @@ use crate::{Options, report};
 const KEY: &str = "20";
 const ROUNDS: usize = 3;
 /// Each costs the same there, however many they are.
-const THEIRS: usize = 50;
-const OURS: usize = 250;
+const THEIRS: u32 = 50;
+const OURS: u32 = 250;
 
 pub(super) fn measure(options: &Options) -> Result<()> {
     let names = (0..OURS).map(|number| format!("mvm{}-{number}", process::id()));
@@ -24,8 +24,8 @@ pub(super) fn measure(options: &Options) -> Result<()> {
     let theirs = || {
         let (lab, desk) = (parent(), Desk::new());
         let mut lines = String::new();
-        for (number, namespace) in namespaces.iter().enumerate().take(THEIRS) {
-            lines += &add(&lab.parent, number)?;
+        for (number, namespace) in (0..THEIRS).zip(&namespaces) {
+            lines += &add(&lab.parent, number);
             writeln!(lines, "link set {} netns {}", name(number), namespace.label())?;
         }
         let took = batch(&desk, &lines)?;

@@ -28,8 +28,8 @@ use crate::{
 };
 
 const ROUNDS: usize = 5;
-const PARENTS: usize = 10;
-const LINKS: usize = 10_000;
+const PARENTS: u32 = 10;
+const LINKS: u32 = 10_000;
 /// By then the agent has followed.
 const SETTLED: Duration = Duration::from_secs(4);
 
@@ -69,9 +69,9 @@ fn beside(options: &Options, used: &mut Used) -> Result<f64> {
     let before = overruns();
     let (ours, creators) = (of_process(agent.pid())?, of_children()?);
     let took = batch(&desk, &lines)?;
-    let creators = of_children()? - creators;
+    let creators = of_children()?.saturating_sub(creators);
     thread::sleep(SETTLED);
-    let ours = of_process(agent.pid())? - ours;
+    let ours = of_process(agent.pid())?.saturating_sub(ours);
     ensure_up(&Namespace::own(), LINKS)?;
     let scrape = agent.scrape();
     let parents = parents.near.iter();
@@ -79,7 +79,7 @@ fn beside(options: &Options, used: &mut Used) -> Result<f64> {
         .map(|parent| scrape.value("macvlan_parent_interfaces", &[("parent", &parent.name)]))
         .sum();
     ensure!(
-        (known - LINKS as f64).abs() < 0.5,
+        (known - f64::from(LINKS)).abs() < 0.5,
         "the agent knows of {known} of {LINKS}"
     );
     used.overruns += overruns() - before;
@@ -117,9 +117,10 @@ fn prepare() -> Result<(Parents, String, Desk)> {
         near.push(parent);
     }
     let per_parent = LINKS / PARENTS;
-    let lines = (0..LINKS)
-        .map(|number| add(&near[number / per_parent], number))
-        .collect::<Result<String>>()?;
+    let lines = (0..)
+        .zip(&near)
+        .flat_map(|(at, parent)| (0..per_parent).map(move |number| add(parent, at * per_parent + number)));
+    let lines = lines.collect();
     Ok((Parents { near, _wire: wire }, lines, Desk::new()))
 }
 

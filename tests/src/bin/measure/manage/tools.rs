@@ -25,37 +25,35 @@ pub(super) fn parent() -> Lab {
 }
 
 /// The name of a sub-interface.
-pub(super) fn name(number: usize) -> String {
+pub(super) fn name(number: u32) -> String {
     format!("mv{number}")
 }
 
 /// A MAC for a sub-interface that `ip` makes.
-pub(super) fn mac(number: usize) -> Result<Mac> {
-    let [a, b, c, d] = u32::try_from(number)?.to_be_bytes();
-    Ok(Mac([0x02, 0x6d, a, b, c, d]))
+pub(super) fn mac(number: u32) -> Mac {
+    let [a, b, c, d] = number.to_be_bytes();
+    Mac([0x02, 0x6d, a, b, c, d])
 }
 
 /// The line of a batch that makes a sub-interface as ours are: with a MAC, in a group, up.
-pub(super) fn add(parent: &Link, number: usize) -> Result<String> {
-    let (parent, name, mac) = (&parent.name, name(number), mac(number)?);
-    Ok(format!(
-        "link add link {parent} name {name} address {mac} up group {GROUP} type macvlan mode bridge\n"
-    ))
+pub(super) fn add(parent: &Link, number: u32) -> String {
+    let (parent, name, mac) = (&parent.name, name(number), mac(number));
+    format!("link add link {parent} name {name} address {mac} up group {GROUP} type macvlan mode bridge\n")
 }
 
 /// Lines of a batch that make so many sub-interfaces.
-pub(super) fn add_all(parent: &Link, count: usize) -> Result<String> {
+pub(super) fn add_all(parent: &Link, count: u32) -> String {
     (0..count).map(|number| add(parent, number)).collect()
 }
 
 /// A configuration with so many sub-interfaces, in the namespaces with these names or beside the parent.
-pub(super) fn configuration(parent: &Link, count: usize, namespaces: &[Namespace]) -> String {
+pub(super) fn configuration(parent: &Link, count: u32, namespaces: &[Namespace]) -> String {
     let mut text = "sub_interfaces:\n".to_owned();
+    let mut places = namespaces.iter();
     for number in 0..count {
         let (parent, name) = (&parent.name, name(number));
-        let netns = namespaces
-            .get(number)
-            .map_or_else(String::new, |namespace| format!(", netns: {}", namespace.label()));
+        let place = places.next();
+        let netns = place.map_or_else(String::new, |place| format!(", netns: {}", place.label()));
         // Writing to a string does not fail.
         let _ = writeln!(text, "  - {{name: {name}, parent: {parent}, mode: bridge{netns}}}");
     }
@@ -90,17 +88,17 @@ fn timed(command: &mut Command) -> Result<Duration> {
 }
 
 /// Fails unless so many sub-interfaces are up in a namespace.
-pub(super) fn ensure_up(namespace: &Namespace, count: usize) -> Result<()> {
+pub(super) fn ensure_up(namespace: &Namespace, count: u32) -> Result<()> {
     let links = lab::links(namespace)?;
     let up = links
         .iter()
         .filter(|(name, up)| *up && name.starts_with("mv") && !name.starts_with("mvt"))
         .count();
-    ensure!(up == count, "{up} of {count} sub-interfaces are up");
+    ensure!(u32::try_from(up)? == count, "{up} of {count} sub-interfaces are up");
     Ok(())
 }
 
 /// What one of `count` took, in microseconds.
-pub(super) fn of_each(took: Duration, count: usize) -> f64 {
-    took.as_secs_f64() * 1e6 / count as f64
+pub(super) fn of_each(took: Duration, count: u32) -> f64 {
+    took.as_secs_f64() * 1e6 / f64::from(count)
 }
