@@ -140,7 +140,7 @@ impl Keeper {
         // Slots first: a sub-interface counts from its first frame.
         let stint = Stint::begin();
         self.fill_tables();
-        self.pace.done(stint);
+        self.pace.done(&stint);
         self.let_go();
         self.follow_module();
         self.attach_new();
@@ -149,6 +149,7 @@ impl Keeper {
     }
 
     /// Until when another inventory is not to be followed, since the last one took its time.
+    #[must_use]
     pub fn rests_until(&self) -> Option<Instant> {
         self.pace.next()
     }

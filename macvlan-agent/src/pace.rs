@@ -25,7 +25,7 @@ impl Pace {
     }
 
     /// It was done.
-    pub fn done(&mut self, stint: Stint) {
+    pub fn done(&mut self, stint: &Stint) {
         self.took(processor_time().saturating_sub(stint.0));
     }
 
@@ -67,7 +67,7 @@ mod tests {
         let (little, much) = (Duration::from_millis(10), Duration::from_secs(1));
         assert!(wait(&mut pace, little).is_some_and(|wait| wait >= little * PART));
         assert!(wait(&mut pace, much).is_some_and(|wait| wait >= LONGEST && wait < much * PART));
-        pace.done(Stint::begin());
+        pace.done(&Stint::begin());
         assert!(pace.next().is_none_or(|next| next < Instant::now() + LONGEST));
     }
 }

@@ -211,14 +211,13 @@ impl Reader {
         if self.rests() {
             at(self.rested).await;
         }
-        let ear = match ear {
-            Some(ear) => ear,
-            None => {
-                // SAFETY: a `Socket` owns its descriptor, never gives another one, and closes it only when dropped, which
-                // is after what borrows it.
-                let fresh = unsafe { AsyncFd::register_with_interest(socket.as_fd(), Interest::READABLE) }?;
-                ear.insert(fresh)
-            }
+        let ear = if let Some(ear) = ear {
+            ear
+        } else {
+            // SAFETY: a `Socket` owns its descriptor, never gives another one, and closes it only when dropped, which is
+            // after what borrows it.
+            let fresh = unsafe { AsyncFd::register_with_interest(socket.as_fd(), Interest::READABLE) }?;
+            ear.insert(fresh)
         };
         ear.readable().await
     }

@@ -120,7 +120,7 @@ impl Watcher {
                 () = at(self.publish_at) => {
                     let stint = Stint::begin();
                     self.publish();
-                    self.pace.done(stint);
+                    self.pace.done(&stint);
                 }
                 Some(news) = news.recv() => self.hear(news),
                 () = self.names.changed() => self.look(Look::Names, false),
