@@ -316,11 +316,11 @@ async fn follow(
         let news = tokio::select! {
             () = &mut stop => return,
             changed = changed => match changed {
-                Ok(()) => News::Inventory(Arc::clone(&inventory.borrow_and_update())),
+                Ok(()) => News::Inventory(observed.borrow_and_update().of(&inventory.borrow_and_update())),
                 Err(_) => return,
             },
             changed = observed.changed() => match changed {
-                Ok(()) => News::Inventory(Arc::clone(&inventory.borrow_and_update())),
+                Ok(()) => News::Inventory(observed.borrow_and_update().of(&inventory.borrow_and_update())),
                 Err(_) => return,
             },
             () = module => News::Module,

@@ -10,7 +10,7 @@ use std::{
 use macvlan_agent_tests::{
     agent::Agent,
     exposition::Scrape,
-    lab::{Lab, Link, Mac, Place, Upstream, veth},
+    lab::{Lab, Link, Mac, Mode, Place, Upstream, veth},
     manage::{Desk, answers, ip_text, link, try_ip},
     moves::{Moves, await_moves_on, moves, moves_and_verdicts},
     netns::{Namespace, switch_ipv6},
@@ -336,4 +336,28 @@ fn known(scrape: &Scrape, name: &str, parent: &str) -> Result<(), String> {
         Some(sample) if sample.value > 0.5 => Ok(()),
         _ => Err(scrape.listing("macvlan_interface_up")),
     }
+}
+
+#[test]
+fn what_the_configuration_leaves_out_is_not_observed() {
+    let labs = [(); 2].map(|()| Lab::new(Place::Named, Upstream::Wire));
+    let subs = labs.each_ref().map(|lab| lab.add("macv1", Mode::Bridge));
+    let more = labs[0].add("macv2", Mode::Bridge);
+    let [included, left_out] = labs.each_ref().map(Lab::parent_label);
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let text = format!("observe: {{parents: {{include: [{included:?}]}}}}\nlimits: {{sub_interfaces: 1}}\n");
+    fs::write(file.path(), text).expect("a configuration");
+    let state = tempfile::tempdir().expect("a directory");
+    let flags = [
+        format!("--config.file={}", file.path().display()),
+        format!("--state.dir={}", state.path().display()),
+    ];
+    let agent = Agent::start_with(&flags.each_ref().map(String::as_str));
+    agent.await_known(&[&subs[0], &more]);
+    let scrape = agent.scrape();
+    for metric in ["macvlan_interface_info", "macvlan_agent_hook_info"] {
+        let of = |parent: &str| scrape.samples(metric, &[("parent", parent)]).count();
+        assert_eq!((of(&included), of(&left_out)), (2, 0), "{metric}");
+    }
+    assert_eq!(scrape.count("macvlan_agent_interfaces_over_limit", &[]), 1);
 }
