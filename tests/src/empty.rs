@@ -1,17 +1,19 @@
 //! A TC program that does nothing, on both sides of an interface: what any program there costs at least.
 
 use std::{
-    fs, io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    fs,
+    os::fd::OwnedFd,
     path::PathBuf,
     process::{Command, id},
 };
 
 use anyhow::{Context, Result, ensure};
 
-use crate::lab::Link;
+use crate::{
+    bpf::{self, number},
+    lab::Link,
+};
 
-const PROG_LOAD: libc::c_int = 5;
 const OBJ_PIN: libc::c_int = 6;
 const LINK_CREATE: libc::c_int = 28;
 const SCHED_CLS: u32 = 3;
@@ -21,18 +23,8 @@ const PINS: &str = "/sys/fs/bpf";
 
 /// `r0 = -1` (`TC_ACT_UNSPEC`), `exit`.
 const INSTRUCTIONS: [u64; 2] = [0xffff_ffff_0000_00b7, 0x95];
-const LICENSE: &[u8; 4] = b"GPL\0";
 
-/// The first fields of `union bpf_attr` for `BPF_PROG_LOAD`.
-#[repr(C)]
-struct Load {
-    kind: u32,
-    count: u32,
-    instructions: u64,
-    license: u64,
-}
-
-/// The same for `BPF_OBJ_PIN`.
+/// The first fields of `union bpf_attr` for `BPF_OBJ_PIN`.
 #[repr(C)]
 struct Pin {
     path: u64,
@@ -64,14 +56,14 @@ impl Empty {
         let program = load()?;
         let index = link.index()?;
         let attach = |kind| {
-            let attributes = Attach {
+            let mut attributes = Attach {
                 program: number(&program)?,
                 index,
                 kind,
                 flags: 0,
             };
             link.namespace
-                .run(|| bpf(LINK_CREATE, &attributes).context("could not attach by tcx"))
+                .run(move || bpf::open(LINK_CREATE, &mut attributes).context("could not attach by tcx"))
         };
         Ok(Self::Tcx([attach(TCX[0])?, attach(TCX[1])?]))
     }
@@ -81,12 +73,12 @@ impl Empty {
         let pin = PathBuf::from(format!("{PINS}/macvlan-cost-{}\0", id()));
         let text = pin.to_str().context("a path without text")?;
         let program = load()?;
-        let attributes = Pin {
+        let mut attributes = Pin {
             path: text.as_ptr() as u64,
             program: number(&program)?,
             flags: 0,
         };
-        call(OBJ_PIN, &attributes).context("could not pin a program")?;
+        bpf::call(OBJ_PIN, &mut attributes).context("could not pin a program")?;
         let path = text.trim_end_matches('\0');
         let attached = attach_clsact(&link.name, path);
         fs::remove_file(path).context("could not remove a pin")?;
@@ -122,31 +114,5 @@ fn tc(words: &str) -> Result<()> {
 }
 
 fn load() -> Result<OwnedFd> {
-    let attributes = Load {
-        kind: SCHED_CLS,
-        count: u32::try_from(INSTRUCTIONS.len())?,
-        instructions: INSTRUCTIONS.as_ptr() as u64,
-        license: LICENSE.as_ptr() as u64,
-    };
-    bpf(PROG_LOAD, &attributes).context("could not load an empty program")
-}
-
-fn number(descriptor: &OwnedFd) -> Result<u32> {
-    Ok(u32::try_from(descriptor.as_raw_fd())?)
-}
-
-fn bpf<T>(command: libc::c_int, attributes: &T) -> io::Result<OwnedFd> {
-    let descriptor = call(command, attributes)?;
-    // SAFETY: the call returned a new descriptor, which nobody else has.
-    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
-}
-
-fn call<T>(command: libc::c_int, attributes: &T) -> io::Result<i32> {
-    // SAFETY: the attributes are the first fields of the command's, in the kernel's layout, of the length that is said;
-    // what they point to lives during the call.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>()) };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    i32::try_from(result).map_err(io::Error::other)
+    bpf::load(SCHED_CLS, &INSTRUCTIONS).context("could not load an empty program")
 }

@@ -2,7 +2,7 @@
 
 use std::{
     io::IoSlice,
-    os::fd::AsRawFd,
+    os::fd::{AsRawFd, OwnedFd},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -23,12 +23,35 @@ use crate::{
 /// Frames of one system call.
 const AT_ONCE: usize = 64;
 
-/// Sends `frames` over and over from `interface` until it has tried `count`, past its queueing discipline: that is
-/// where a sender of frames would be slowed down. What the device refuses is not sent again.
+/// Sends `frames` over and over from `interface` until it has tried `count`. What the device refuses is not sent again.
 pub fn flood(namespace: &Namespace, interface: &str, frames: &[Vec<u8>], count: u64) -> Result<()> {
-    namespace.run(|| {
-        let socket = open(interface)?;
-        switch_on(&socket, libc::PACKET_QDISC_BYPASS)?;
+    Flooder::at(namespace, interface)?.flood(frames, count)
+}
+
+/// Whoever sends as fast as it goes, from one interface past its queueing discipline: that is where a sender of frames
+/// would be slowed down.
+#[derive(Debug)]
+pub struct Flooder {
+    socket: OwnedFd,
+    interface: String,
+}
+
+impl Flooder {
+    /// One at an interface; it may send from any thread.
+    pub fn at(namespace: &Namespace, interface: &str) -> Result<Self> {
+        let socket = namespace.run(|| {
+            let socket = open(interface)?;
+            switch_on(&socket, libc::PACKET_QDISC_BYPASS)?;
+            Ok(socket)
+        })?;
+        Ok(Self {
+            socket,
+            interface: interface.into(),
+        })
+    }
+
+    /// Sends `frames` over and over until it has tried `count`. What the device refuses is not sent again.
+    pub fn flood(&self, frames: &[Vec<u8>], count: u64) -> Result<()> {
         let slices: Vec<[IoSlice<'_>; 1]> = frames
             .iter()
             .cycle()
@@ -42,7 +65,7 @@ pub fn flood(namespace: &Namespace, interface: &str, frames: &[Vec<u8>], count: 
             let wanted = usize::try_from(count - tried).map_or(AT_ONCE, |left| left.min(AT_ONCE));
             let batch = &slices[at..(at + wanted).min(slices.len())];
             let sent = match sendmmsg(
-                socket.as_raw_fd(),
+                self.socket.as_raw_fd(),
                 &mut headers,
                 batch,
                 &addresses[..batch.len()],
@@ -52,13 +75,13 @@ pub fn flood(namespace: &Namespace, interface: &str, frames: &[Vec<u8>], count: 
                 Ok(results) => results.count(),
                 // The next frame was refused: it counts as tried.
                 Err(Errno::ENOBUFS) => 1,
-                Err(error) => return Err(error).with_context(|| format!("could not send from {interface}")),
+                Err(error) => return Err(error).with_context(|| format!("could not send from {}", self.interface)),
             };
             tried += sent as u64;
             at = (at + sent) % slices.len();
         }
         Ok(())
-    })
+    }
 }
 
 /// Makes, moves and deletes sub-interfaces with these MACs in turn, so many changes a second, until it is told to end;

@@ -5,7 +5,11 @@
 //! it goes out of scope, on panic too. Nothing here knows the agent's code: only its public contract.
 
 pub mod agent;
+<<<<<<< HEAD
 pub mod connection;
+=======
+mod bpf;
+>>>>>>> 2ab229d (tests: frames out of the kernel itself, without a system call each)
 pub mod docker;
 pub mod empty;
 pub mod exposition;
@@ -13,6 +17,7 @@ pub mod fake_docker;
 pub mod fleet;
 pub mod flood;
 pub mod lab;
+pub mod live;
 pub mod load;
 pub mod maker;
 pub mod manage;

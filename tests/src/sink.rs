@@ -11,10 +11,11 @@ use nix::{
 
 use crate::{
     lab::Link,
+    netns::Namespace,
     traffic::{EXPERIMENTAL, link_address},
 };
 
-/// Takes the frames of the experimental type that arrive at an interface, for as long as it lives.
+/// Takes the frames of the experimental type that arrive, for as long as it lives.
 #[derive(Debug)]
 pub struct Sink {
     _socket: OwnedFd,
@@ -23,15 +24,22 @@ pub struct Sink {
 impl Sink {
     /// One at `link`.
     pub fn at(link: &Link) -> Result<Self> {
-        let socket = link.namespace.run(|| {
+        link.namespace.run(|| {
             let index = if_nametoindex(link.name.as_str()).with_context(|| format!("there is no {}", link.name))?;
-            let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)
-                .context("could not open a packet socket (is this root?)")?;
-            keep_nothing(&socket)?;
-            bind(socket.as_raw_fd(), &link_address(index, EXPERIMENTAL)?)
-                .with_context(|| format!("could not listen on {}", link.name))?;
-            Ok(socket)
-        })?;
+            Self::open(index).with_context(|| format!("could not listen on {}", link.name))
+        })
+    }
+
+    /// One at every interface of a namespace, those to come as well.
+    pub fn throughout(namespace: &Namespace) -> Result<Self> {
+        namespace.run(|| Self::open(0).with_context(|| format!("could not listen in {}", namespace.label())))
+    }
+
+    fn open(index: u32) -> Result<Self> {
+        let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)
+            .context("could not open a packet socket (is this root?)")?;
+        keep_nothing(&socket)?;
+        bind(socket.as_raw_fd(), &link_address(index, EXPERIMENTAL)?)?;
         Ok(Self { _socket: socket })
     }
 }

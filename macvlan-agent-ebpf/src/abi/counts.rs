@@ -6,7 +6,7 @@ pub const RECENT_SECONDS: usize = 4;
 /// Rings of attempts in a cell: three directions, each for unicast frames and for asks (ARP, neighbour discovery).
 pub const RECENT_RINGS: usize = 6;
 
-/// One counter of a [`Cell`]. The first cache line is what a delivered or a transmitted frame touches.
+/// One counter of a [`Cell`]. The first cache line is what a frame to or from outside touches.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(
@@ -20,12 +20,12 @@ pub enum Counter {
     DeliveredSiblingBytes,
     TransmittedExternalFrames,
     TransmittedExternalBytes,
-    TransmittedSiblingFrames,
-    TransmittedSiblingBytes,
     /// Unicast skbs delivered, the kernel's own unit (`macvlan_count_rx` counts skbs).
     DeliveredSkbs,
     /// Their bytes as the kernel counts them: skb->len and the Ethernet header.
     DeliveredSkbBytes,
+    TransmittedSiblingFrames,
+    TransmittedSiblingBytes,
     /// For one that is down for certain.
     InterfaceDownFrames,
     /// For one that was down as far as user space knew, where no handler says so.

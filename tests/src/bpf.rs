@@ -1,0 +1,60 @@
+//! The system call `bpf(2)`, for programs of a few instructions: aya loads objects that a compiler made.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+};
+
+use anyhow::Result;
+
+const PROG_LOAD: libc::c_int = 5;
+const LICENSE: &[u8; 4] = b"GPL\0";
+
+/// The first fields of `union bpf_attr` for `BPF_PROG_LOAD`.
+#[repr(C)]
+struct Load {
+    kind: u32,
+    count: u32,
+    instructions: u64,
+    license: u64,
+}
+
+/// One instruction (`struct bpf_insn`, as a little-endian machine has it): code, registers, offset, immediate.
+pub(crate) const fn instruction(code: u8, [to, from]: [u8; 2], offset: i16, immediate: i32) -> u64 {
+    let rest = (offset.cast_unsigned() as u64) << 16 | (immediate.cast_unsigned() as u64) << 32;
+    code as u64 | (to as u64) << 8 | (from as u64) << 12 | rest
+}
+
+/// Loads a program of a type of `enum bpf_prog_type`.
+pub(crate) fn load(kind: u32, instructions: &[u64]) -> Result<OwnedFd> {
+    let mut attributes = Load {
+        kind,
+        count: u32::try_from(instructions.len())?,
+        instructions: instructions.as_ptr() as u64,
+        license: LICENSE.as_ptr() as u64,
+    };
+    Ok(open(PROG_LOAD, &mut attributes)?)
+}
+
+/// A descriptor as attributes have it.
+pub(crate) fn number(descriptor: &OwnedFd) -> Result<u32> {
+    Ok(u32::try_from(descriptor.as_raw_fd())?)
+}
+
+/// A command that returns a new descriptor.
+pub(crate) fn open<T>(command: libc::c_int, attributes: &mut T) -> io::Result<OwnedFd> {
+    let descriptor = call(command, attributes)?;
+    // SAFETY: the call returned a new descriptor, which nobody else has.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// A command; some write into their attributes.
+pub(crate) fn call<T>(command: libc::c_int, attributes: &mut T) -> io::Result<i32> {
+    // SAFETY: the attributes are the first fields of the command's, in the kernel's layout, of the length that is said;
+    // they and what they point to live during the call, and only the call has them.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    i32::try_from(result).map_err(io::Error::other)
+}
