@@ -5,11 +5,8 @@
 //! it goes out of scope, on panic too. Nothing here knows the agent's code: only its public contract.
 
 pub mod agent;
-<<<<<<< HEAD
-pub mod connection;
-=======
 mod bpf;
->>>>>>> 2ab229d (tests: frames out of the kernel itself, without a system call each)
+pub mod connection;
 pub mod docker;
 pub mod empty;
 pub mod exposition;
