@@ -27,6 +27,9 @@ struct Options {
     /// The prometheus-node-exporter program to compare with
     #[arg(long, value_name = "PATH")]
     node_exporter: PathBuf,
+    /// How far what is the same on two sides may differ before frames are measured anew
+    #[arg(long, value_name = "RATIO", default_value_t = 0.02)]
+    control: f64,
     /// What to measure
     #[arg(long, value_delimiter = ',', default_value = "frames,scrape,manage")]
     parts: Vec<Part>,
