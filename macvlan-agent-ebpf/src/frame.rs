@@ -73,7 +73,6 @@ impl Header {
     /// The header as two numbers, the first byte lowest: the first eight of its bytes, and the last eight.
     #[inline(always)]
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "the upper bits are other fields")]
     pub const fn of_words(first: u64, last: u64) -> Self {
         Self {
             destination: Mac::low(first),

@@ -127,6 +127,7 @@ impl Whose {
     /// The entry of the map behind.
     #[inline(always)]
     #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "a mode is 16 at most")]
     pub const fn entry(self) -> SlotEntry {
         SlotEntry {
             slot: self.slot(),
@@ -143,13 +144,12 @@ const MODE_CODES: u64 = 1 << 3 | 2 << 6 | 3 << 12 | 4 << 24 | 5 << 48;
 /// A mode in few bits.
 #[inline(always)]
 const fn mode_code(mode: u8) -> u64 {
-    MODE_CODES >> (mode as u32 * 3 & 63) & mask(MODE_BITS)
+    (MODE_CODES >> ((mode as u32 * 3) & 63)) & mask(MODE_BITS)
 }
 
 /// The place of the sub-interface with `mac` on the parent with this slot, which must be one.
 #[inline(always)]
 #[must_use]
-#[expect(clippy::cast_possible_truncation, reason = "the place has fewer bits")]
 pub const fn of_sub_interface(parent_slot: u32, mac: Mac) -> Place {
     let key = (parent_slot as u64) << MAC_BITS | mac.number();
     let product = key.wrapping_mul(SPREAD) & mask(KEY_BITS);
@@ -162,7 +162,6 @@ pub const fn of_sub_interface(parent_slot: u32, mac: Mac) -> Place {
 /// A parent's place, and its key as it stands there.
 #[inline(always)]
 #[must_use]
-#[expect(clippy::cast_possible_truncation, reason = "the place has fewer bits")]
 pub const fn of_parent(key: ParentKey) -> (u32, u64) {
     let product = ((key.ifindex as u64) << 32 | key.netns as u64).wrapping_mul(SPREAD);
     ((product >> (u64::BITS - PARENT_PLACE_BITS)) as u32, product)
