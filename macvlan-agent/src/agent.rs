@@ -18,10 +18,19 @@ use tokio::{
 };
 
 use crate::{
-    config::{args::Run, file::Config, manage_args},
+    config::{
+        args::{KernelArgs, Run},
+        file::Config,
+        manage_args,
+    },
     http::{self, App, Pages, listen, serve, web_config::Live},
     keeper::{self, Keeper},
-    kernel::module_events::ModuleEvents,
+    kernel::{
+        facts::Facts,
+        load::{Kernel, LoadError},
+        module_events::ModuleEvents,
+        room::Room,
+    },
     manage::{
         control::{self, Control},
         daemon::{self, Listener, Manager},
@@ -31,7 +40,11 @@ use crate::{
     observe::Observed,
     owners,
     run_dir::RunDir,
-    topology::{inventory::Inventory, netns::Netns, watcher},
+    topology::{
+        inventory::Inventory,
+        netns::Netns,
+        watcher::{self, Namespaces},
+    },
 };
 
 /// How long a scrape in hand may still take when the agent stops.
@@ -76,6 +89,8 @@ pub async fn start(arguments: Run) -> Result<Agent> {
     let (control, control_listener) = control::listen(&control_path).await?;
     allow_many_files();
     let own = Netns::own()?;
+    let configured = configuration.as_ref().map(|(_, loaded)| &loaded.config);
+    let kernel = load(&arguments.kernel, configured, &own);
     let (stop, stopped) = watch::channel(false);
     let (release, released) = watch::channel(false);
     let topology = watcher::start(until(released), "/run/netns".into())
@@ -89,13 +104,9 @@ pub async fn start(arguments: Run) -> Result<Agent> {
         own.inode(),
         arguments.containers.sources(),
     );
-    let kernel = arguments.kernel.clone();
-    let keeper = spawn_blocking(move || Keeper::new(kernel, &own, namespaces)).await??;
-    let keeper = Arc::new(Mutex::new(keeper));
-    forward_kernel_log(&keeper, stopped.clone());
-    if let Some(note) = keeper::module_note() {
-        tracing::info!("{note}");
-    }
+    let kernel = kernel.await??;
+    let room = kernel.room();
+    let keeper = keep(kernel, arguments.kernel.clone(), namespaces, stopped.clone()).await?;
     let own_metrics = Arc::new(Own::new(!arguments.disable_exporter_metrics)?);
     let (observed, observe) = watch::channel(Observed::default());
     let manager = Manager::new(
@@ -103,6 +114,7 @@ pub async fn start(arguments: Run) -> Result<Agent> {
         configuration
             .as_ref()
             .map(|(file, loaded)| (file.clone(), &loaded.config)),
+        room,
         (topology.inventory.clone(), topology.namespaces.clone()),
         arguments.containers.sources(),
         Box::new(Heard {
@@ -162,6 +174,30 @@ pub async fn start(arguments: Run) -> Result<Agent> {
         _control: control,
         _run_dir: run_dir,
     })
+}
+
+/// Loads the programs, which nothing has to be known for.
+fn load(arguments: &KernelArgs, configuration: Option<&Config>, own: &Netns) -> JoinHandle<Result<Kernel, LoadError>> {
+    let limits = configuration.map(|config| config.limits).unwrap_or_default();
+    let (btf, inode) = (arguments.btf.clone(), own.inode());
+    spawn_blocking(move || Kernel::load(inode, Facts::read(&btf), Room::of(limits.sub_interfaces)))
+}
+
+/// Begins to keep the kernel side, and has the programs' log read.
+async fn keep(
+    kernel: Kernel,
+    arguments: KernelArgs,
+    namespaces: Namespaces,
+    stopped: watch::Receiver<bool>,
+) -> Result<Arc<Mutex<Keeper>>> {
+    let built_in = kernel.macvlan_is_built_in();
+    let keeper = spawn_blocking(move || Keeper::new(arguments, kernel, namespaces)).await??;
+    let keeper = Arc::new(Mutex::new(keeper));
+    forward_kernel_log(&keeper, stopped);
+    if !built_in && let Some(note) = keeper::module_note() {
+        tracing::info!("{note}");
+    }
+    Ok(keeper)
 }
 
 impl Agent {

@@ -9,7 +9,10 @@ use crate::{
     keeper,
     kernel::{
         attach::is_not_permitted,
+        facts::Facts,
         hooks::{HOOKS, Hook, Mechanism, NotAttached, Outcome, Reason, Wish},
+        load::Kernel,
+        room::Room,
         support::{self, CAPABILITIES, Module},
     },
     owners::{self, Sources},
@@ -139,7 +142,7 @@ impl Report {
             Ok(own) => own,
             Err(error) => return self.cannot_run(arguments, Reason::NamespaceUnreadable, &error.to_string()),
         };
-        let mut kernel = match keeper::load(arguments, own.inode()) {
+        let mut kernel = match Kernel::load(own.inode(), Facts::read(&arguments.btf), Room::default()) {
             Ok(kernel) => kernel,
             Err(error) => {
                 let reason = if is_not_permitted(&error) {

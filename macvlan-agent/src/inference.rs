@@ -6,10 +6,27 @@
 
 use macvlan_agent_ebpf::abi::Counter;
 
-use crate::{
-    kernel::{counts::Totals, directory::Sample},
-    kernel_counters::KernelCounts,
-};
+use crate::{kernel::directory::Sample, kernel_counters::KernelCounts};
+
+/// What was counted as for one that is down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ApparentlyDown {
+    frames: u64,
+    bytes: u64,
+    skbs: u64,
+}
+
+impl ApparentlyDown {
+    /// By what was counted; none where one of the counters is not known.
+    #[must_use]
+    pub fn of(counter: impl Fn(Counter) -> Option<u64>) -> Option<Self> {
+        Some(Self {
+            frames: counter(Counter::ApparentlyDownFrames)?,
+            bytes: counter(Counter::ApparentlyDownBytes)?,
+            skbs: counter(Counter::ApparentlyDownSkbs)?,
+        })
+    }
+}
 
 /// What is known of one sub-interface.
 #[derive(Clone, Copy, Debug, Default)]
@@ -21,15 +38,10 @@ pub struct Inference {
 }
 
 impl Inference {
-    /// Moves what was delivered after all. `early` is the sample as it was before the kernel's counters were read, so
+    /// Moves what was delivered after all. `early` is from the sample as it was before the kernel's counters were read, so
     /// that every frame in it had its chance to be in those.
-    pub fn settle(&mut self, early: &Totals, sample: &mut Sample, kernel: &KernelCounts) {
-        let at = |counter| early.at(counter, 0);
-        let (frames, bytes, skbs) = (
-            at(Counter::ApparentlyDownFrames),
-            at(Counter::ApparentlyDownBytes),
-            at(Counter::ApparentlyDownSkbs),
-        );
+    pub fn settle(&mut self, early: ApparentlyDown, sample: &mut Sample, kernel: &KernelCounts) {
+        let ApparentlyDown { frames, bytes, skbs } = early;
         self.delivered = kernel.uncounted.min(skbs).max(self.delivered);
         let share = |of: u64| part(of, self.delivered, skbs);
         self.told = self.told.max(frames - share(frames));
@@ -54,6 +66,7 @@ fn part(amount: u64, some: u64, all: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::counts::Totals;
 
     fn sample(delivered: u64, down: u64) -> Sample {
         let mut totals = Totals::ZERO;
@@ -67,12 +80,12 @@ mod tests {
 
     fn settle(inference: &mut Inference, delivered: u64, down: u64, by_kernel: u64) -> (u64, u64, u64) {
         let mut sample = sample(delivered, down);
-        let early = sample.totals.clone();
+        let early = ApparentlyDown::of(|counter| Some(sample.totals.at(counter, 0))).expect("all are known");
         let kernel = KernelCounts {
             uncounted: by_kernel.saturating_sub(delivered),
             ..KernelCounts::default()
         };
-        inference.settle(&early, &mut sample, &kernel);
+        inference.settle(early, &mut sample, &kernel);
         let at = |counter| sample.totals.at(counter, 0);
         (
             at(Counter::DeliveredExternalFrames),

@@ -13,12 +13,11 @@ use macvlan_agent_ebpf::abi::Counter;
 
 use crate::{
     config::args::KernelArgs,
-    inference::Inference,
+    inference::{ApparentlyDown, Inference},
     kernel::{
         attach::{self, FrameFree, Handler},
-        counts::{Counts, Totals},
+        counts::Counts,
         directory::Directory,
-        facts::Facts,
         hooks::{HOOKS, Hook, Mechanism, NotAttached, Outcome, Reason, Wish},
         load::{Kernel, LoadError, chain},
         support,
@@ -30,7 +29,6 @@ use crate::{
     topology::{
         inventory::{Inventory, Parent},
         link::{LinkKey, Mode},
-        netns::Netns,
         watcher::Namespaces,
     },
 };
@@ -88,9 +86,8 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Loads the programs.
-    pub fn new(arguments: KernelArgs, own: &Netns, namespaces: Namespaces) -> Result<Self, LoadError> {
-        let mut kernel = load(&arguments, own.inode())?;
+    /// Begins with the programs loaded and nothing attached.
+    pub fn new(arguments: KernelArgs, mut kernel: Kernel, namespaces: Namespaces) -> Result<Self, LoadError> {
         let directory = Directory::new(&mut kernel)?;
         let counts = kernel.counts();
         let kernel_counters = KernelCounters::new(arguments.wish(Hook::KernelCounters), kernel.queue_is_silent());
@@ -213,10 +210,17 @@ impl Keeper {
         let mut waited = asked.elapsed();
         let mut snapshot = Snapshot::join(&self.inventory, &mut self.directory, &self.counts);
         let asked = Instant::now();
-        self.kernel_counters.read_again(&self.inventory, &self.namespaces);
+        // Of mode source there is nothing to hold ours against.
+        let samples = snapshot
+            .sub_interfaces
+            .iter()
+            .filter(|each| each.link.mode != Mode::Source);
+        let samples = samples.filter_map(|each| Some((&*each.link, each.sample.as_ref()?)));
+        self.kernel_counters
+            .read_again(&self.inventory, &self.namespaces, samples);
         waited += asked.elapsed();
         for each in &mut snapshot.sub_interfaces {
-            self.compare(each, &early);
+            self.compare(each, early.as_ref());
         }
         for each in &mut snapshot.parents {
             each.queue_full = self.queue_full(each);
@@ -238,14 +242,19 @@ impl Keeper {
     }
 
     /// Holds one's counts against the kernel's.
-    fn compare(&mut self, each: &mut SubInterfaceSample, early: &HashMap<u64, Totals>) {
+    fn compare(&mut self, each: &mut SubInterfaceSample, early: Option<&HashMap<u64, ApparentlyDown>>) {
         let Some(sample) = &mut each.sample else { return };
         each.kernel = self.kernel_counters.of(each.link.id, sample);
-        if let (Some(kernel), Some(early)) = (&each.kernel, early.get(&each.link.id)) {
-            self.inferences
-                .entry(each.link.id)
-                .or_default()
-                .settle(early, sample, kernel);
+        if let (Some(kernel), Some(early), true) = (&each.kernel, early, each.link.mode != Mode::Source) {
+            let early = early.get(&each.link.id).copied().unwrap_or_default();
+            // Of most nothing was counted so: there is nothing to be kept.
+            let mut nothing = Inference::default();
+            let inference = if early == ApparentlyDown::default() {
+                self.inferences.get_mut(&each.link.id).unwrap_or(&mut nothing)
+            } else {
+                self.inferences.entry(each.link.id).or_default()
+            };
+            inference.settle(early, sample, kernel);
         }
         // Of mode source the handler says nothing, and what waits for its owner is not here yet.
         if each.link.mode != Mode::Source && !self.directory.awaits_credit(each.link.id) {
@@ -278,21 +287,23 @@ impl Keeper {
     }
 
     /// The counts of those that may have been taken to be down, while no handler says what became of their frames.
-    fn down_inferred(&mut self) -> HashMap<u64, Totals> {
+    fn down_inferred(&mut self) -> Option<HashMap<u64, ApparentlyDown>> {
         let lives = &self.lives;
         self.inferences
             .retain(|id, _| self.inventory.sub_interfaces.contains_key(id) || lives.is_away(*id));
         if self.handler.is_some() {
-            return HashMap::new();
+            return None;
         }
         let links = self
             .inventory
             .sub_interfaces
             .values()
             .filter(|link| link.mode != Mode::Source);
-        links
-            .filter_map(|link| Some((link.id, self.directory.sub_interface(link.id)?.totals)))
-            .collect()
+        let counted = links.filter_map(|link| {
+            let early = ApparentlyDown::of(|counter| self.directory.counter(link.id, counter))?;
+            (early != ApparentlyDown::default()).then_some((link.id, early))
+        });
+        Some(counted.collect())
     }
 
     fn hooks(&self) -> Vec<HookState> {
@@ -453,7 +464,9 @@ impl Keeper {
                 self.again = None;
                 self.verdicts_seen = true;
                 // Again: a module that was just coming may not have had its symbols yet.
-                self.kernel.locate_handler();
+                if !self.kernel.handler_is_located() {
+                    self.kernel.locate_handler();
+                }
                 log_outcome(Hook::HandleFrame, "", &self.handler_outcome);
             }
             Err(missing) => {
@@ -507,11 +520,6 @@ impl Keeper {
     }
 }
 
-/// Loads the programs with what this kernel says of its fields.
-pub fn load(arguments: &KernelArgs, own_netns: u32) -> Result<Kernel, LoadError> {
-    Kernel::load(own_netns, Facts::read(&arguments.btf))
-}
-
 fn turned_off(hook: Hook) -> NotAttached {
     NotAttached::new(Reason::TurnedOff, format!("turned off by --hook.{}=off", hook.name()))
 }
@@ -537,7 +545,7 @@ fn log_outcome(hook: Hook, parent: &str, outcome: &Outcome) {
     }
 }
 
-/// Whether macvlan is in the kernel, for the log at start.
+/// What must be said of macvlan's module when the agent starts.
 #[must_use]
 pub fn module_note() -> Option<&'static str> {
     match support::macvlan() {

@@ -1,7 +1,7 @@
 //! The kernel's own counters of sub-interfaces, as differences since the agent knows them: what no hook of ours sees,
 //! and what our own counts are held against.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use macvlan_agent_ebpf::abi::{Counter, ParentKey};
 
@@ -15,7 +15,7 @@ use crate::{
     topology::{
         inventory::{Inventory, SubInterface},
         link::LinkKey,
-        statistics::{Reader, Statistics},
+        statistics::{Links, Reader, Statistics},
         watcher::Namespaces,
     },
 };
@@ -153,7 +153,10 @@ impl KernelCounters {
         let fresh: Vec<&SubInterface> = inventory
             .sub_interfaces
             .values()
-            .filter(|link| !self.known.contains_key(&link.id) && (link.born || !directory.awaits_credit(link.id)))
+            .map(AsRef::as_ref)
+            .filter(|link: &&SubInterface| {
+                !self.known.contains_key(&link.id) && (link.born || !directory.awaits_credit(link.id))
+            })
             .collect();
         for link in fresh.iter().filter(|link| link.born) {
             self.known.insert(link.id, Known::default());
@@ -182,7 +185,7 @@ impl KernelCounters {
                 return;
             };
             links.retain(|link| {
-                let (Some(before), Some(after)) = (before.get(&link.key.ifindex), after.get(&link.key.ifindex)) else {
+                let (Some(before), Some(after)) = (before.get(link.key.ifindex), after.get(link.key.ifindex)) else {
                     return false;
                 };
                 let agree = last || before == after;
@@ -215,7 +218,7 @@ impl KernelCounters {
             .collect();
         for key in fresh {
             let read = self.of_namespace(key.netns, namespaces).unwrap_or_default();
-            let Some(kernel) = read.get(&key.ifindex) else { continue };
+            let Some(kernel) = read.get(key.ifindex) else { continue };
             let queue = Queue {
                 kernel: Grown::from(*kernel),
                 otherwise: otherwise_dropped(directory, parent_key(key)),
@@ -231,22 +234,35 @@ impl KernelCounters {
             return;
         }
         self.missing = None;
-        self.read_all(inventory, namespaces);
+        self.read_all(inventory, namespaces, |_| true);
         for known in self.known.values_mut() {
             known.before = unicast(known.kernel.total);
         }
     }
 
-    /// Reads them once more, after ours were read: what the kernel counts lies in between then.
-    pub fn read_again(&mut self, inventory: &Inventory, namespaces: &Namespaces) {
-        if !self.off {
-            self.read_all(inventory, namespaces);
+    /// Reads them once more, after ours were read (`samples`, by sub-interface): what the kernel counts lies in between
+    /// then. Where ours are what the kernel had counted before, they are so already.
+    pub fn read_again<'a>(
+        &mut self,
+        inventory: &Inventory,
+        namespaces: &Namespaces,
+        samples: impl Iterator<Item = (&'a SubInterface, &'a Sample)>,
+    ) {
+        if self.off {
+            return;
+        }
+        let moved = samples.filter(|(link, sample)| self.error(link.id, sample).is_some_and(|error| error > 0));
+        let moved: BTreeSet<u32> = moved.map(|(link, _)| link.key.netns).collect();
+        if !moved.is_empty() || !self.queues.is_empty() {
+            self.read_all(inventory, namespaces, |netns| moved.contains(&netns));
         }
     }
 
-    fn read_all(&mut self, inventory: &Inventory, namespaces: &Namespaces) {
+    /// Reads those of sub-interfaces in the namespaces that are `wanted`, and of the parents with a silent queue.
+    fn read_all(&mut self, inventory: &Inventory, namespaces: &Namespaces, wanted: impl Fn(u32) -> bool) {
         self.reader.retain(|netns| is_lasting(namespaces, netns));
-        let mut links = by_namespace(inventory.sub_interfaces.values());
+        let subs = inventory.sub_interfaces.values().map(AsRef::as_ref);
+        let mut links = by_namespace(subs.filter(|link: &&SubInterface| wanted(link.key.netns)));
         for key in self.queues.keys() {
             links.entry(key.netns).or_default();
         }
@@ -255,12 +271,12 @@ impl KernelCounters {
                 continue;
             };
             for link in links {
-                if let (Some(known), Some(now)) = (self.known.get_mut(&link.id), read.get(&link.key.ifindex)) {
+                if let (Some(known), Some(now)) = (self.known.get_mut(&link.id), read.get(link.key.ifindex)) {
                     known.kernel.grow(*now);
                 }
             }
             for (key, queue) in self.queues.iter_mut().filter(|(key, _)| key.netns == netns) {
-                if let Some(now) = read.get(&key.ifindex) {
+                if let Some(now) = read.get(key.ifindex) {
                     queue.kernel.grow(*now);
                 }
             }
@@ -292,7 +308,7 @@ impl KernelCounters {
         Some(queue.told)
     }
 
-    fn of_namespace(&mut self, netns: u32, namespaces: &Namespaces) -> Option<BTreeMap<u32, Statistics>> {
+    fn of_namespace(&mut self, netns: u32, namespaces: &Namespaces) -> Option<Links> {
         match self.reader.read(netns, namespaces) {
             Ok(read) => read,
             Err(error) => {

@@ -139,7 +139,7 @@ mod tests {
             addresses: Vec::new(),
             born: true,
         };
-        let sub_interfaces = links.iter().map(|each| (each.0, link(each))).collect();
+        let sub_interfaces = links.iter().map(|each| (each.0, link(each).into())).collect();
         Inventory {
             sub_interfaces,
             complete: true,

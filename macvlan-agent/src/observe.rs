@@ -54,6 +54,17 @@ impl Observed {
     /// An inventory without what is not observed, with a note of who gets no counts of their own.
     #[must_use]
     pub fn of(&self, inventory: &Arc<Inventory>) -> Arc<Inventory> {
+        if inventory.parents.values().all(|parent| self.observes(&parent.display)) {
+            let over_limit = self.over_limit(inventory);
+            return if over_limit.is_empty() {
+                Arc::clone(inventory)
+            } else {
+                Arc::new(Inventory {
+                    over_limit,
+                    ..Inventory::clone(inventory)
+                })
+            };
+        }
         let mut observed = Inventory::clone(inventory);
         observed.parents.retain(|_, parent| self.observes(&parent.display));
         let parents = &observed.parents;
@@ -62,6 +73,13 @@ impl Observed {
             .retain(|_, sub| parents.contains_key(&sub.parent));
         let spaces: BTreeSet<u32> = observed.parents.keys().map(|key| key.netns).collect();
         observed.host_ipv4.retain(|netns, _| spaces.contains(netns));
+        observed.over_limit = self.over_limit(&observed);
+        Arc::new(observed)
+    }
+
+    /// Who gets no counts of their own.
+    fn over_limit(&self, observed: &Inventory) -> BTreeSet<u64> {
+        let mut over_limit = BTreeSet::new();
         let mut in_netns: BTreeMap<u32, u32> = BTreeMap::new();
         let mut in_all = 0;
         for (id, sub) in &observed.sub_interfaces {
@@ -69,13 +87,13 @@ impl Observed {
             let limited = sub.netns != "host" && !self.managed.contains(&(sub.netns.clone(), sub.name.clone()));
             let count = in_netns.entry(sub.key.netns).or_default();
             if in_all >= self.limits.sub_interfaces || limited && *count >= self.limits.per_namespace {
-                observed.over_limit.insert(*id);
+                over_limit.insert(*id);
             } else {
                 in_all += 1;
                 *count += u32::from(limited);
             }
         }
-        Arc::new(observed)
+        over_limit
     }
 }
 
@@ -122,7 +140,7 @@ mod tests {
             };
             inventory.sub_interfaces.insert(
                 *id,
-                SubInterface {
+                Arc::new(SubInterface {
                     id: *id,
                     key,
                     parent: LinkKey {
@@ -140,7 +158,7 @@ mod tests {
                     mtu: 1500,
                     addresses: Vec::new(),
                     born: true,
-                },
+                }),
             );
         }
         Arc::new(inventory)

@@ -1,6 +1,6 @@
 //! The one join: who there is, with what was counted, at one moment.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use macvlan_agent_ebpf::abi::{
     ParentKey,
@@ -39,9 +39,9 @@ pub struct HookState {
 #[derive(Clone, Debug)]
 pub struct SubInterfaceSample {
     /// The interface.
-    pub link: SubInterface,
+    pub link: Arc<SubInterface>,
     /// Its parent's name.
-    pub parent: String,
+    pub parent: Arc<str>,
     /// Whose its namespace is, where that is known.
     pub owner: Option<Owner>,
     /// What the kernel itself has counted since the agent knows it; none where it cannot be asked.
@@ -171,33 +171,32 @@ pub fn wanted<'parent>(
 impl Snapshot {
     /// Joins an inventory with the counts of its directory.
     pub fn join(inventory: &Arc<Inventory>, directory: &mut Directory, counts: &Counts) -> Self {
-        let name = |key: &LinkKey| {
-            inventory
-                .parents
-                .get(key)
-                .map_or_else(String::new, |parent| parent.display.clone())
-        };
+        let names: BTreeMap<LinkKey, Arc<str>> = inventory
+            .parents
+            .iter()
+            .map(|(key, parent)| (*key, parent.display.as_str().into()))
+            .collect();
+        let mut standing: BTreeMap<LinkKey, usize> = BTreeMap::new();
+        for link in inventory.sub_interfaces.values() {
+            *standing.entry(link.parent).or_default() += 1;
+        }
         let sub_interfaces = inventory
             .sub_interfaces
             .values()
             .map(|link| SubInterfaceSample {
-                parent: name(&link.parent),
+                parent: names.get(&link.parent).map_or_else(|| "".into(), Arc::clone),
                 owner: None,
                 kernel: None,
                 error: None,
                 sample: directory.sub_interface(link.id),
-                link: link.clone(),
+                link: Arc::clone(link),
             })
             .collect();
         let parents = inventory
             .parents
             .values()
             .map(|link| ParentSample {
-                sub_interfaces: inventory
-                    .sub_interfaces
-                    .values()
-                    .filter(|each| each.parent == link.key)
-                    .count(),
+                sub_interfaces: standing.get(&link.key).copied().unwrap_or(0),
                 sample: directory.parent(parent_key(link.key)),
                 queue_full: None,
                 link: link.clone(),

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::exposition::{Response, connect, parse_response};
+use crate::exposition::{Response, connect, read_response};
 
 /// One to an agent.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl Connection {
             ensure!(length > 0, "the connection was closed within an answer");
             self.answer.extend_from_slice(&part[..length]);
         }
-        parse_response(&self.answer).with_context(|| format!("the answer to GET {path}"))
+        read_response(&self.answer).with_context(|| format!("the answer to GET {path}"))
     }
 }
 

@@ -64,11 +64,12 @@ fn ask(mut stream: impl Read + Write, method: &str, path: &str, headers: &[(&str
     match stream.read_to_end(&mut answer) {
         // Behind TLS, or after a request that was refused half-way, the end may be abrupt; the body's length tells.
         Err(error) if answer.is_empty() => Err(error).context("no answer"),
-        _ => parse_response(&answer).context("this is not answered in HTTP/1.1"),
+        _ => read_response(&answer).context("this is not answered in HTTP/1.1"),
     }
 }
 
-pub(crate) fn parse_response(answer: &[u8]) -> Result<Response> {
+/// Reads a whole answer of HTTP/1.1.
+pub fn read_response(answer: &[u8]) -> Result<Response> {
     let end = answer
         .windows(4)
         .position(|window| window == b"\r\n\r\n")
@@ -458,6 +459,6 @@ mod tests {
     #[test]
     fn a_chunked_answer_is_put_together() {
         let answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
-        assert_eq!(parse_response(answer).unwrap().body, "abcde");
+        assert_eq!(read_response(answer).unwrap().body, "abcde");
     }
 }

@@ -1,6 +1,9 @@
 //! Links come, move, change and go while the agent runs.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use macvlan_agent_tests::{
     agent::Agent,
@@ -8,6 +11,10 @@ use macvlan_agent_tests::{
     lab::{self, Arrival, Lab, Mac, Mode, Place, SubInterface, Upstream},
     surroundings::{eventually, long, patience},
     traffic::frame,
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
 };
 
 const STRANGER: Mac = Mac([0x02, 0x77, 0, 0, 0, 1]);
@@ -271,4 +278,53 @@ fn series_of_a_sub_interface_are_there_from_the_start_with_zeroes() {
             "{metric} {extra:?}"
         );
     }
+}
+
+/// The patterns and limits of a configuration, at the start and when it is read anew.
+#[test]
+fn what_is_observed_and_how_many_are_counted_is_what_the_configuration_says() {
+    let (lab, other) = (
+        Lab::new(Place::Named, Upstream::Wire),
+        Lab::new(Place::Named, Upstream::Wire),
+    );
+    let (_first, _second) = (lab.add("one", Mode::Bridge), lab.add("two", Mode::Bridge));
+    let _stranger = other.add("three", Mode::Bridge);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("config.yaml");
+    let configure = |parent: &str, limit: u32| {
+        let text =
+            format!("observe: {{ parents: {{ include: [\"{parent}\"] }} }}\nlimits: {{ sub_interfaces: {limit} }}\n");
+        fs::write(&file, text).unwrap();
+    };
+    let (ours, theirs) = (lab.parent_label(), other.parent_label());
+    configure(&ours, 1);
+    let agent = Agent::start_with(&[&format!("--config.file={}", file.display())]);
+    let tells = |parent: &str, known: usize, counted: usize, over: u64| {
+        eventually(patience(Duration::from_secs(5)), || {
+            let scrape = agent.scrape();
+            let of = |metric: &str| scrape.samples(metric, &[("parent", parent)]).count();
+            let found = (
+                of("macvlan_interface_info"),
+                of("macvlan_isolation_attempts_total") / 9,
+                scrape.count("macvlan_agent_interfaces_over_limit", &[]),
+            );
+            (found == (known, counted, over))
+                .then_some(())
+                .ok_or_else(|| format!("{found:?}"))
+        });
+    };
+    tells(&ours, 2, 1, 1);
+    tells(&theirs, 0, 0, 1);
+    configure(&theirs, 4_096);
+    kill(Pid::from_raw(i32::try_from(agent.pid()).unwrap()), Signal::SIGHUP).unwrap();
+    tells(&theirs, 1, 1, 0);
+    tells(&ours, 0, 0, 0);
+    // The tables were made when it started.
+    configure(&ours, 4_097);
+    kill(Pid::from_raw(i32::try_from(agent.pid()).unwrap()), Signal::SIGHUP).unwrap();
+    eventually(patience(Duration::from_secs(5)), || {
+        let said = agent.log();
+        said.contains("4097 is more than the 4096").then_some(()).ok_or(said)
+    });
+    tells(&theirs, 1, 1, 0);
 }

@@ -235,7 +235,7 @@ const CONFIGURATIONS: &[(&str, usize, &[&str])] = &[
         1,
         &["is no shell pattern", "eth*"],
     ),
-    ("limits: {sub_interfaces: 5000}", 1, &["5000 is more than the 4096"]),
+    ("limits: {sub_interfaces: 16001}", 1, &["16001 is more than the 16000"]),
     ("interfaces: []", 1, &["interfaces"]),
     ("sub_interfaces: {}", 1, &["sub_interfaces"]),
     ("sub_interfaces:\n  - {name: a, parent: PARENT", 2, &[]),

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use glob::Pattern;
+use macvlan_agent_ebpf::abi::limits::MOST_SUB_INTERFACES as MOST;
 
 use super::{
     file::{Config, Parent, Shim, ShimRoutes, SubInterface},
@@ -18,9 +19,6 @@ pub struct Fault {
     /// What is wrong and what would be right.
     pub text: String,
 }
-
-/// The most sub-interfaces that have counts of their own.
-const MOST: u32 = 4096;
 
 /// Collects faults of one value.
 struct Faults<'a> {
@@ -104,7 +102,8 @@ fn observe(config: &Config, list: &mut Vec<Fault>) {
     ] {
         if value > MOST {
             let at = format!("limits.{key}");
-            let text = format!("{value} is more than the {MOST} that the agent's tables hold; expected 0 to {MOST}");
+            let text =
+                format!("{value} is more than the {MOST} that the agent's tables can hold; expected 0 to {MOST}");
             list.push(Fault { field: at, text });
         }
     }

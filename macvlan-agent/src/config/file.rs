@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use macvlan_agent_ebpf::abi::limits;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -57,7 +58,8 @@ impl Default for Patterns {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// In all, up to 4096.
+    /// In all, up to 16000. The kernel's tables are made for so many when the agent starts, and for no less than 4096: a
+    /// reload that asks for more than they hold is refused.
     pub sub_interfaces: u32,
     /// In each namespace other than the agent's own; those that the agent made do not count.
     pub per_namespace: u32,
@@ -66,7 +68,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            sub_interfaces: 4096,
+            sub_interfaces: limits::SUB_INTERFACES,
             per_namespace: 256,
         }
     }

@@ -1,8 +1,8 @@
 //! `/metrics`: written, and compressed where the client wants that, while the client takes it.
 
 use std::{
-    fmt,
     io::{self, BufWriter, Write},
+    mem,
     sync::Arc,
     time::Duration,
 };
@@ -23,9 +23,6 @@ use tokio::{
 
 use super::{App, negotiation, taken};
 use crate::metrics::text::{self, Format};
-
-/// Chunks of the exposition are about this long.
-const CHUNK: usize = 64 * 1024;
 
 /// How long a client may take for a whole scrape that does not say its own limit.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -48,8 +45,8 @@ pub(super) async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> 
     let (sender, receiver) = mpsc::channel(4);
     let writer = spawn_blocking(move || {
         let own = app.own.gather();
-        let result = write(Chunks { sender, deadline }, gzip, |out| {
-            text::write(&snapshot, &own, format, out)
+        let result = write(Chunks { sender, deadline }, gzip, |take| {
+            text::write(&snapshot, &own, format, take)
         });
         drop(permit);
         result
@@ -91,56 +88,18 @@ fn patience(headers: &HeaderMap) -> Duration {
         .map_or(PATIENCE, |limit| limit.min(PATIENCE))
 }
 
-/// Writes text through the compressor, if any.
-fn write(mut chunks: Chunks, gzip: bool, text: impl FnOnce(&mut Text<'_>) -> fmt::Result) -> io::Result<()> {
+/// Writes text through the compressor, if any: `text` is given what takes a part of it away.
+fn write(chunks: Chunks, gzip: bool, text: impl FnOnce(&mut text::Take<'_>) -> io::Result<()>) -> io::Result<()> {
     if !gzip {
-        return into(&mut chunks, text);
+        return text(&mut |part| chunks.send(Bytes::from(mem::replace(part, String::with_capacity(part.capacity())))));
     }
-    let mut encoder = GzEncoder::new(BufWriter::with_capacity(CHUNK, chunks), Compression::fast());
-    into(&mut encoder, text)?;
-    encoder.finish()?.flush()
-}
-
-/// Gathers what is written into whole chunks for `out`.
-fn into(out: &mut impl Write, text: impl FnOnce(&mut Text<'_>) -> fmt::Result) -> io::Result<()> {
-    let mut buffered = Text {
-        buffer: String::with_capacity(CHUNK + 4096),
-        out,
-        error: None,
-    };
-    let result = text(&mut buffered);
-    if result.is_ok() {
-        return buffered.flush();
-    }
-    Err(buffered.error.unwrap_or_else(|| io::ErrorKind::InvalidData.into()))
-}
-
-/// Text on its way to bytes.
-struct Text<'a> {
-    buffer: String,
-    out: &'a mut dyn Write,
-    error: Option<io::Error>,
-}
-
-impl Text<'_> {
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.write_all(self.buffer.as_bytes())?;
-        self.buffer.clear();
+    let mut encoder = GzEncoder::new(BufWriter::with_capacity(text::CHUNK, chunks), Compression::fast());
+    text(&mut |part| {
+        encoder.write_all(part.as_bytes())?;
+        part.clear();
         Ok(())
-    }
-}
-
-impl fmt::Write for Text<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.buffer.push_str(text);
-        if self.buffer.len() < CHUNK {
-            return Ok(());
-        }
-        self.flush().map_err(|error| {
-            self.error = Some(error);
-            fmt::Error
-        })
-    }
+    })?;
+    encoder.finish()?.flush()
 }
 
 /// Sends what is written to the client, as it takes it, until the deadline.
@@ -149,13 +108,19 @@ struct Chunks {
     deadline: Instant,
 }
 
-impl Write for Chunks {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let sent = self.sender.send(Bytes::copy_from_slice(bytes));
+impl Chunks {
+    fn send(&self, bytes: Bytes) -> io::Result<()> {
+        let sent = self.sender.send(bytes);
         tokio::runtime::Handle::current()
             .block_on(async { timeout_at(self.deadline, sent).await })
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
-            .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+            .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+    }
+}
+
+impl Write for Chunks {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.send(Bytes::copy_from_slice(bytes))?;
         Ok(bytes.len())
     }
 
@@ -176,8 +141,17 @@ mod tests {
         let (sender, receiver) = mpsc::channel(4);
         let deadline = Instant::now() + limit;
         let writer = spawn_blocking(move || {
-            write(Chunks { sender, deadline }, gzip, |out| {
-                (0..count).try_for_each(|number| writeln!(out, "line {number}"))
+            write(Chunks { sender, deadline }, gzip, |take| {
+                let mut part = String::new();
+                (0..count).try_for_each(|number| {
+                    let _ = writeln!(part, "line {number}");
+                    if part.len() < text::CHUNK {
+                        Ok(())
+                    } else {
+                        take(&mut part)
+                    }
+                })?;
+                take(&mut part)
             })
         });
         stream(receiver, writer)

@@ -127,7 +127,6 @@ pub struct Counts {
     lost: Mapped<u64>,
     settings: Mapped<Settings>,
     cpus: usize,
-    slots: usize,
 }
 
 impl Counts {
@@ -138,14 +137,7 @@ impl Counts {
             lost: Mapped::of(lost, Lost::ALL.len() * cpus)?,
             settings: Mapped::of(settings, 1)?,
             cpus,
-            slots,
         })
-    }
-
-    /// How many slots there are.
-    #[must_use]
-    pub fn slots(&self) -> usize {
-        self.slots
     }
 
     /// The sum over all CPUs of a slot's cells, and of `extra` ones.
@@ -166,6 +158,17 @@ impl Counts {
                 return totals;
             }
         }
+    }
+
+    /// One counter of a slot, over all CPUs.
+    #[must_use]
+    pub fn counter(&self, slot: u32, counter: Counter) -> u64 {
+        let first = usize::try_from(slot).unwrap_or(usize::MAX).saturating_mul(self.cpus);
+        let cells = (first..first.saturating_add(self.cpus)).filter_map(|index| self.cells.pointer(index));
+        // SAFETY: the pointer is to a whole cell inside the mapping, and the counter is one of the cell's.
+        cells
+            .map(|cell| unsafe { (&raw const (*cell).counters[counter as usize]).read_volatile() })
+            .sum()
     }
 
     /// Empties a slot that no program writes any more.

@@ -4,7 +4,7 @@
 //! what they hold to what they should hold.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
     time::{Duration, Instant},
@@ -27,6 +27,7 @@ use super::{
     credits::{Credits, Whose},
     fronts::{Fronts, Words},
     load::{ChangeError, Kernel, LoadError},
+    room::Room,
 };
 
 /// A slot that lost its owner waits this long, so that no program still writes it when it is emptied.
@@ -267,6 +268,7 @@ pub enum DirectoryError {
 /// The slots and the maps that lead to them.
 pub struct Directory {
     counts: Arc<Counts>,
+    room: Room,
     sub_interfaces: HashMap<u64, Owner>,
     parents: HashMap<ParentKey, Owner>,
     free: Vec<u32>,
@@ -283,12 +285,13 @@ impl Directory {
         let counts = kernel.counts();
         let credits = Credits::of(kernel)?;
         let fronts = Fronts::of(kernel)?;
-        let slots = u32::try_from(counts.slots()).unwrap_or(limits::SLOTS);
+        let room = kernel.room();
         Ok(Self {
             counts,
+            room,
             sub_interfaces: HashMap::new(),
             parents: HashMap::new(),
-            free: (0..slots).rev().collect(),
+            free: (0..room.slots()).rev().collect(),
             retired: VecDeque::new(),
             tables: Tables::default(),
             over_limit: 0,
@@ -310,10 +313,10 @@ impl Directory {
             (
                 "sub_interfaces",
                 self.tables.sub_interfaces.len(),
-                limits::SUB_INTERFACES,
+                self.room.sub_interfaces(),
             ),
             ("parents", self.tables.parents.len(), limits::PARENTS),
-            ("addresses", self.tables.addresses.len(), limits::ADDRESSES),
+            ("addresses", self.tables.addresses.len(), self.room.addresses()),
         ]
     }
 
@@ -343,7 +346,7 @@ impl Directory {
     fn assign(&mut self, wanted: &Wanted, away: impl Fn(u64) -> bool) {
         let gone: Vec<u64> = {
             let counted = wanted.sub_interfaces.iter().filter(|each| each.counted);
-            let wanted: std::collections::HashSet<u64> = counted.map(|each| each.id).collect();
+            let wanted: HashSet<u64> = counted.map(|each| each.id).collect();
             self.sub_interfaces
                 .keys()
                 .filter(|id| !wanted.contains(id) && !away(**id))
@@ -374,7 +377,7 @@ impl Directory {
             if self.sub_interfaces.contains_key(&sub_interface.id) {
                 continue;
             }
-            let room = sub_interface.counted && self.sub_interfaces.len() < limits::SUB_INTERFACES as usize;
+            let room = sub_interface.counted && self.sub_interfaces.len() < self.room.sub_interfaces() as usize;
             match room.then(|| self.take_slot()).flatten() {
                 Some(slot) => {
                     self.sub_interfaces.insert(
@@ -474,6 +477,14 @@ impl Directory {
         self.sub_interfaces
             .get_mut(&id)
             .map(|owner| Sample::of(&self.counts, owner, &waiting))
+    }
+
+    /// One counter of a sub-interface. None for one without a slot.
+    #[must_use]
+    pub fn counter(&self, id: u64, counter: Counter) -> Option<u64> {
+        let owner = self.sub_interfaces.get(&id)?;
+        let credits = owner.credits.iter().map(|cell| cell.at(counter, 0));
+        Some(self.counts.counter(owner.slot, counter) + credits.sum::<u64>())
     }
 
     /// What was counted for a parent.

@@ -3,7 +3,11 @@
 //! Numbers of reasons differ by version and configuration (`enum skb_drop_reason`), so their names come from the running
 //! kernel. Pure but for [`Symbols::read`].
 
-use std::{collections::BTreeMap, fs, io};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, BufRead, BufReader},
+};
 
 use macvlan_agent_ebpf::abi::{Location, Locations, Range, label::Cause, limits};
 
@@ -118,37 +122,38 @@ pub struct Symbols {
 impl Symbols {
     /// Looks the functions up that decide, and `more`. Where addresses are hidden (`kptr_restrict`) there are none.
     pub fn read(more: &[&str]) -> io::Result<Self> {
-        let text = fs::read_to_string("/proc/kallsyms")?;
         let wanted = |name: &str| more.contains(&name) || FUNCTIONS.iter().any(|(other, _)| *other == name);
-        Ok(Self::parse(&text, wanted))
+        Self::parse(BufReader::new(File::open("/proc/kallsyms")?), wanted)
     }
 
     /// A function ends where the next symbol begins: `ADDRESS TYPE NAME [MODULE]` by line, in no order.
-    fn parse(text: &str, wanted: impl Fn(&str) -> bool) -> Self {
-        let symbols = || {
-            text.lines().filter_map(|line| {
-                let mut words = line.split_whitespace();
-                let address = u64::from_str_radix(words.next()?, 16).ok()?;
-                let name = words.nth(1)?;
-                (address != 0).then_some((address, name))
-            })
-        };
-        let starts: Vec<(u64, &str)> = symbols().filter(|(_, name)| wanted(name)).collect();
-        let mut ends: BTreeMap<u64, u64> = starts.iter().map(|(start, _)| (*start, u64::MAX)).collect();
-        for (address, _) in symbols() {
-            if let Some((_, end)) = ends.range_mut(..address).next_back()
-                && address < *end
-            {
-                *end = address;
+    fn parse(mut text: impl BufRead, wanted: impl Fn(&str) -> bool) -> io::Result<Self> {
+        let (mut starts, mut addresses) = (Vec::new(), Vec::new());
+        let mut line = String::new();
+        while text.read_line(&mut line)? > 0 {
+            let mut words = line.split_ascii_whitespace();
+            let address = words.next().and_then(|word| u64::from_str_radix(word, 16).ok());
+            if let (Some(address @ 1..), Some(name)) = (address, words.nth(1)) {
+                addresses.push(address);
+                if wanted(name) {
+                    starts.push((name.to_owned(), address));
+                }
             }
+            line.clear();
         }
-        let ranges = starts.into_iter().filter_map(|(start, name)| {
-            let end = *ends.get(&start)?;
-            Some((name.to_owned(), Range { start, end }))
-        });
-        Self {
-            ranges: ranges.collect(),
-        }
+        let end = |start: u64| addresses.iter().copied().filter(|address| *address > start).min();
+        let range = |start| Range {
+            start,
+            end: end(start).unwrap_or(u64::MAX),
+        };
+        Ok(Self {
+            ranges: starts.into_iter().map(|(name, start)| (name, range(start))).collect(),
+        })
+    }
+
+    /// Where a function is, for once: what was read is true for a while only.
+    pub fn take(&mut self, name: &str) -> Option<Range> {
+        self.ranges.remove(name)
     }
 
     /// Where a function is.
@@ -192,19 +197,19 @@ mod tests {
     #[test]
     fn a_function_ends_where_the_next_symbol_begins() {
         let text = "ffff10 T neigh_invalidate\nffff40 t tap_handle_frame\t[tap]\nffff18 t other\nffff44 d data\n";
-        let symbols = Symbols::parse(text, |name| name != "other" && name != "data");
+        let symbols = Symbols::parse(text.as_bytes(), |name| name != "other" && name != "data").expect("text");
         let range = |start, end| Some(Range { start, end });
         assert_eq!(symbols.range("neigh_invalidate"), range(0xff_ff10, 0xff_ff18));
         assert_eq!(symbols.range("tap_handle_frame"), range(0xff_ff40, 0xff_ff44));
         assert_eq!(symbols.range("other"), None);
-        let hidden = Symbols::parse("0000000000000000 T neigh_invalidate\n", |_| true);
+        let hidden = Symbols::parse(&b"0000000000000000 T neigh_invalidate\n"[..], |_| true).expect("text");
         assert_eq!(hidden.range("neigh_invalidate"), None, "kptr_restrict");
     }
 
     #[test]
     fn functions_that_give_a_reason_are_not_judged_by_their_place() {
         let text = "10 T kfree_skb_list\n20 T neigh_invalidate\n30 T end\n";
-        let symbols = Symbols::parse(text, |name| name != "end");
+        let symbols = Symbols::parse(text.as_bytes(), |name| name != "end").expect("text");
         let causes = |says_reason| {
             let reasons = DropReasons {
                 says_reason,

@@ -25,6 +25,7 @@ use super::{
     drop_reason::Symbols,
     facts::Facts,
     hooks::{Hook, NotAttached, Reason},
+    room::Room,
 };
 
 /// The object that `cargo xtask ebpf` built.
@@ -33,9 +34,6 @@ pub static OBJECT: &[u8] =
 
 /// The program that changes the tables.
 const TABLES: &str = "tables";
-
-/// Slots that are made.
-const SLOTS: u32 = limits::SUB_INTERFACES + limits::PARENTS;
 
 /// Maps that all instances share.
 const SHARED: &[&str] = &[
@@ -120,12 +118,14 @@ pub struct Kernel {
     /// The maps by their names, for programs that aya does not load.
     pub(super) maps: Vec<(String, OwnedFd)>,
     cpus: u32,
+    room: Room,
     counts: Arc<Counts>,
+    handler_is_located: bool,
 }
 
 impl Kernel {
-    /// Loads the programs. `own_netns` is the inode of the calling thread's namespace.
-    pub fn load(own_netns: u32, facts: Facts) -> Result<Self, LoadError> {
+    /// Loads the programs, with tables of that size. `own_netns` is the inode of the calling thread's namespace.
+    pub fn load(own_netns: u32, facts: Facts, room: Room) -> Result<Self, LoadError> {
         // Before 5.11 maps are charged to the locked memory of the process.
         if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
             tracing::debug!(%error, "the limit of locked memory stays as it is");
@@ -135,12 +135,12 @@ impl Kernel {
         let shared = private_file_system()
             .inspect_err(|error| tracing::info!(%error, "parents in other namespaces cannot be observed"))
             .ok();
-        let mut core = instance(own_netns, cpus, Some(&facts), shared.as_ref())?;
+        let mut core = instance(own_netns, (cpus, room), Some(&facts), shared.as_ref())?;
         load_classifiers(&mut core)?;
         classifier(&mut core, TABLES)?
             .load()
             .map_err(|error| refused(TABLES, error))?;
-        let counts = counts(&core, cpus)?;
+        let counts = counts(&core, cpus, room)?;
         let maps = map_descriptors(&core)?;
         fill_drop_tables(&mut core, &facts)?;
         let mut kernel = Self {
@@ -151,7 +151,9 @@ impl Kernel {
             facts,
             maps,
             cpus,
+            room,
             counts: Arc::new(counts),
+            handler_is_located: false,
         };
         kernel.self_test();
         Ok(kernel)
@@ -163,10 +165,22 @@ impl Kernel {
         Arc::clone(&self.counts)
     }
 
+    /// How large the tables are.
+    #[must_use]
+    pub fn room(&self) -> Room {
+        self.room
+    }
+
     /// Why the kernel's fields cannot be read, if they cannot.
     #[must_use]
     pub fn unreadable(&self) -> Option<&NotAttached> {
         self.facts.offsets.as_ref().err()
+    }
+
+    /// Whether macvlan is known to be no module.
+    #[must_use]
+    pub fn macvlan_is_built_in(&self) -> bool {
+        self.facts.handler_is_built_in
     }
 
     /// Whether a full broadcast queue shows in the parent's `rx_dropped` alone.
@@ -181,11 +195,19 @@ impl Kernel {
         map.map(|(_, descriptor)| descriptor).ok_or(LoadError::Missing(name))
     }
 
-    /// Tells `frame_free` where macvlan's handler is now, or that it is nowhere.
-    pub fn locate_handler(&self) {
-        let symbols = Symbols::read(&[HANDLER]).unwrap_or_default();
-        self.counts
-            .set_handler_range(symbols.range(HANDLER).unwrap_or_default());
+    /// Tells `frame_free` where macvlan's handler is now, or that it is nowhere. The first time, just after the start, it
+    /// is where it was read to be then.
+    pub fn locate_handler(&mut self) {
+        let read = self.facts.symbols.take(HANDLER);
+        let range = read.or_else(|| Symbols::read(&[HANDLER]).ok()?.range(HANDLER));
+        self.handler_is_located = range.is_some();
+        self.counts.set_handler_range(range.unwrap_or_default());
+    }
+
+    /// Whether it was found the last time.
+    #[must_use]
+    pub fn handler_is_located(&self) -> bool {
+        self.handler_is_located
     }
 
     /// Makes a change in the tables that frames are looked up in. To take out what is not there is no error.
@@ -214,7 +236,7 @@ impl Kernel {
         }
         if !self.others.contains_key(&netns) {
             let shared = self.shared.as_ref().ok_or(LoadError::NotPermitted)?;
-            let mut fresh = instance(netns, self.cpus, None, Some(shared))?;
+            let mut fresh = instance(netns, (self.cpus, self.room), None, Some(shared))?;
             load_classifiers(&mut fresh)?;
             self.others.insert(netns, fresh);
         }
@@ -254,7 +276,12 @@ fn private_file_system() -> io::Result<OwnedFd> {
     )?)
 }
 
-fn instance(netns: u32, cpus: u32, facts: Option<&Facts>, shared: Option<&OwnedFd>) -> Result<Ebpf, LoadError> {
+fn instance(
+    netns: u32,
+    (cpus, room): (u32, Room),
+    facts: Option<&Facts>,
+    shared: Option<&OwnedFd>,
+) -> Result<Ebpf, LoadError> {
     let realtime = u32::from(fs::read_to_string("/sys/kernel/realtime").is_ok_and(|text| text.trim() == "1"));
     let lost = u32::try_from(Lost::ALL.len()).unwrap_or(u32::MAX);
     let says_reason = u32::from(facts.is_some_and(|facts| facts.drop_reasons.says_reason));
@@ -267,8 +294,10 @@ fn instance(netns: u32, cpus: u32, facts: Option<&Facts>, shared: Option<&OwnedF
         .override_global("REALTIME", &realtime, true)
         .override_global("SAYS_REASON", &says_reason, true)
         .override_global("UNSENT_UNCOUNTED", &unsent, true)
-        .map_max_entries("COUNTS", SLOTS * cpus)
         .map_max_entries("LOST", lost * cpus);
+    for (map, entries) in room.entries(cpus) {
+        loader.map_max_entries(map, entries);
+    }
     if let Some(Ok(offsets)) = facts.map(|facts| &facts.offsets) {
         loader.override_global("OFFSETS", offsets, true);
     }
@@ -317,14 +346,14 @@ pub(super) fn classifier<'a>(instance: &'a mut Ebpf, name: &'static str) -> Resu
         .ok_or(LoadError::Missing(name))
 }
 
-fn counts(core: &Ebpf, cpus: u32) -> Result<Counts, LoadError> {
+fn counts(core: &Ebpf, cpus: u32, room: Room) -> Result<Counts, LoadError> {
     let data = |name: &'static str| match core.map(name) {
         Some(Map::Array(data)) => Ok(data),
         _ => Err(LoadError::Missing(name)),
     };
     let fd = |data: &'_ MapData| data.fd().as_fd().try_clone_to_owned().map_err(LoadError::Pages);
     let (cells, lost, settings) = (fd(data("COUNTS")?)?, fd(data("LOST")?)?, fd(data("SETTINGS")?)?);
-    Counts::map(cells, lost, settings, SLOTS as usize, cpus as usize).map_err(LoadError::Pages)
+    Counts::map(cells, lost, settings, room.slots() as usize, cpus as usize).map_err(LoadError::Pages)
 }
 
 /// Tells `frame_free` what reasons and places mean in this kernel.

@@ -15,5 +15,6 @@ pub mod hooks;
 pub mod load;
 pub mod module_events;
 pub mod offsets;
+pub mod room;
 pub mod support;
 pub mod tracing_link;

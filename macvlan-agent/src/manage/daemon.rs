@@ -28,9 +28,11 @@ use super::{
 };
 use crate::{
     config::{
+        check::Fault,
         file::Config,
-        load::{self, Loaded},
+        load::{self, Complaints, ConfigError, Loaded},
     },
+    kernel::room::Room,
     output::visible,
     owners::Sources,
     resolve::ContainerPlace,
@@ -85,6 +87,7 @@ impl Survey for Manager {
 pub struct Manager {
     state_dir: PathBuf,
     config_file: Option<PathBuf>,
+    room: Room,
     /// What the configuration asks for. Its lock is held while anything is changed.
     base: Mutex<Desired>,
     inventory: watch::Receiver<Arc<Inventory>>,
@@ -96,11 +99,12 @@ pub struct Manager {
 }
 
 impl Manager {
-    /// One with a configuration, or none.
+    /// One with a configuration, or none; `room` is what the kernel's tables were made for.
     #[must_use]
     pub fn new(
         state_dir: PathBuf,
         config: Option<(PathBuf, &Config)>,
+        room: Room,
         topology: (watch::Receiver<Arc<Inventory>>, Namespaces),
         sources: Sources,
         listener: Box<dyn Listener>,
@@ -114,6 +118,7 @@ impl Manager {
         Self {
             state_dir,
             config_file: config.map(|(file, _)| file),
+            room,
             base: Mutex::new(base.unwrap_or_default()),
             inventory: topology.0,
             namespaces: topology.1,
@@ -216,6 +221,7 @@ impl Manager {
         let manager = Arc::clone(self);
         let finished = spawn_blocking(move || -> Result<Finished> {
             let loaded = load::read(&file)?;
+            fits(&loaded, manager.room)?;
             let mut base = manager.base();
             let mut store = Store::open(&manager.state_dir)?;
             manager.memory().forget();
@@ -391,10 +397,49 @@ async fn heard(events: Option<&Events>) {
     }
 }
 
+/// Whether the tables of this agent hold what a configuration wants counted: they are made once, when it starts.
+fn fits(loaded: &Loaded, room: Room) -> Result<(), ConfigError> {
+    let (limit, most) = (loaded.config.limits.sub_interfaces, room.sub_interfaces());
+    if limit <= most {
+        return Ok(());
+    }
+    let fault = Fault {
+        field: "limits.sub_interfaces".to_owned(),
+        text: format!(
+            "{limit} is more than the {most} that the tables of this agent were made for when it started; expected 0 to \
+             {most}, or a restart of the agent"
+        ),
+    };
+    Err(ConfigError::Invalid(Complaints(vec![loaded.complaint(fault)])))
+}
+
 /// Reads the configuration that the agent is started with.
 pub fn start_configuration(file: Option<&Path>) -> Result<Option<(PathBuf, Loaded)>> {
     let Some(file) = file else { return Ok(None) };
     let loaded = load::read(file)?;
     let file = std::path::absolute(file).context("cannot tell where the configuration is")?;
     Ok(Some((file, loaded)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_beyond_the_tables_waits_for_a_restart() {
+        let taken = |text: &str, room| {
+            let loaded = load::parse(text, "c.yaml").expect("valid");
+            fits(&loaded, room).map_err(|error| error.to_string())
+        };
+        let text = "limits:\n  sub_interfaces: 10000\n";
+        assert_eq!(taken("", Room::default()), Ok(()));
+        assert_eq!(taken(text, Room::of(10_000)), Ok(()));
+        assert_eq!(taken("limits: {sub_interfaces: 4096}", Room::of(5)), Ok(()));
+        let said = taken(text, Room::of(9_999)).expect_err("too many");
+        assert!(
+            said.starts_with("c.yaml:2: limits.sub_interfaces: 10000 is more than the 9999"),
+            "{said}"
+        );
+        assert!(said.contains("restart"), "{said}");
+    }
 }

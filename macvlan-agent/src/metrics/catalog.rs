@@ -34,8 +34,20 @@ impl Type {
     }
 }
 
-/// Receives one sample: the label values in the order of the metric's labels, and the value.
-pub type Sink<'a> = dyn FnMut(&[&str], f64) + 'a;
+/// The label values of a sample, in the order of the metric's labels. Those of a sub-interface begin with what names it
+/// ([`identity`]), which is said by its place in the snapshot.
+#[derive(Clone, Copy, Debug)]
+pub enum Values<'a> {
+    /// Of no sub-interface.
+    Of(&'a [&'a str]),
+    /// Of a sub-interface, with words of ours behind its name.
+    Named(usize, &'a [&'static str]),
+    /// Of a sub-interface, with any text behind its name.
+    Described(usize, &'a [&'a str]),
+}
+
+/// Receives one sample: its label values and its value.
+pub type Sink<'a> = dyn FnMut(Values<'_>, f64) + 'a;
 
 /// Where a metric's samples come from.
 #[derive(Clone, Copy)]
@@ -62,7 +74,8 @@ pub struct Metric {
     pub source: Source,
 }
 
-const SUB_INTERFACE: [&str; 3] = ["parent", "interface", "netns"];
+/// The labels that name a sub-interface; they come first.
+pub const SUB_INTERFACE: [&str; 3] = ["parent", "interface", "netns"];
 const TC: &[Hook] = &[Hook::ParentIngress, Hook::ParentEgress];
 const SENT: &[Hook] = &[Hook::ParentIngress, Hook::ParentEgress, Hook::KernelCounters];
 
@@ -169,8 +182,9 @@ pub const METRICS: &[Metric] = &[
         hooks: &[Hook::FrameFree],
         source: Source::Snapshot(|snapshot, sink| {
             if freed_seen(snapshot) {
-                counted(snapshot, |identity, sample| {
-                    sink(&identity, number(sample.totals.at(Counter::NeighbourFailedPackets, 0)));
+                counted(snapshot, |place, sample| {
+                    let failed = sample.totals.at(Counter::NeighbourFailedPackets, 0);
+                    sink(Values::Named(place, &[]), number(failed));
                 });
             }
         }),
@@ -182,9 +196,9 @@ pub const METRICS: &[Metric] = &[
         help: "How far our count of unicast skbs delivered is from what the kernel's rx_packets less multicast said before and after it was read, both since the agent came to know the sub-interface; 0 when all is accounted for, absent in mode source.",
         hooks: &[Hook::ParentIngress, Hook::HandleFrame, Hook::KernelCounters],
         source: Source::Snapshot(|snapshot, sink| {
-            for each in &snapshot.sub_interfaces {
+            for (place, each) in snapshot.sub_interfaces.iter().enumerate() {
                 if let Some(error) = each.error {
-                    sink(&identity(each), number(error));
+                    sink(Values::Named(place, &[]), number(error));
                 }
             }
         }),
@@ -208,28 +222,22 @@ pub const METRICS: &[Metric] = &[
         help: "1; what the sub-interface is, from netlink, and whose its namespace is: from cgroups, Docker's and podman's API and CNI's cache, empty where it is not known or shared, and late by up to two seconds.",
         hooks: &[],
         source: Source::Snapshot(|snapshot, sink| {
-            for each in &snapshot.sub_interfaces {
-                let [parent, interface, netns] = identity(each);
+            for (place, each) in snapshot.sub_interfaces.iter().enumerate() {
                 let link = &each.link;
                 let (mode, mac, index) = (link.mode.to_string(), mac(link.mac), link.key.ifindex.to_string());
                 let nobody = Owner::default();
                 let owner = each.owner.as_ref().unwrap_or(&nobody);
-                sink(
-                    &[
-                        parent,
-                        interface,
-                        netns,
-                        &mode,
-                        &mac,
-                        &index,
-                        &owner.runtime,
-                        &owner.container_name,
-                        &owner.container_id,
-                        &owner.pod_name,
-                        &owner.pod_namespace,
-                    ],
-                    1.0,
-                );
+                let rest = [
+                    mode.as_str(),
+                    &mac,
+                    &index,
+                    &owner.runtime,
+                    &owner.container_name,
+                    &owner.container_id,
+                    &owner.pod_name,
+                    &owner.pod_namespace,
+                ];
+                sink(Values::Described(place, &rest), 1.0);
             }
         }),
     },
@@ -240,8 +248,8 @@ pub const METRICS: &[Metric] = &[
         help: "1 while the sub-interface is administratively up, from netlink.",
         hooks: &[],
         source: Source::Snapshot(|snapshot, sink| {
-            for each in &snapshot.sub_interfaces {
-                sink(&identity(each), flag(each.link.up));
+            for (place, each) in snapshot.sub_interfaces.iter().enumerate() {
+                sink(Values::Named(place, &[]), flag(each.link.up));
             }
         }),
     },
@@ -252,8 +260,8 @@ pub const METRICS: &[Metric] = &[
         help: "MTU of the sub-interface, from netlink.",
         hooks: &[],
         source: Source::Snapshot(|snapshot, sink| {
-            for each in &snapshot.sub_interfaces {
-                sink(&identity(each), f64::from(each.link.mtu));
+            for (place, each) in snapshot.sub_interfaces.iter().enumerate() {
+                sink(Values::Named(place, &[]), f64::from(each.link.mtu));
             }
         }),
     },
@@ -265,7 +273,10 @@ pub const METRICS: &[Metric] = &[
         hooks: &[],
         source: Source::Snapshot(|snapshot, sink| {
             for each in &snapshot.parents {
-                sink(&[&each.link.display, &each.link.kind, &mac(each.link.mac)], 1.0);
+                sink(
+                    Values::Of(&[&each.link.display, &each.link.kind, &mac(each.link.mac)]),
+                    1.0,
+                );
             }
         }),
     },
@@ -277,7 +288,7 @@ pub const METRICS: &[Metric] = &[
         hooks: &[],
         source: Source::Snapshot(|snapshot, sink| {
             for each in &snapshot.parents {
-                sink(&[&each.link.display], flag(each.link.up));
+                sink(Values::Of(&[&each.link.display]), flag(each.link.up));
             }
         }),
     },
@@ -289,7 +300,7 @@ pub const METRICS: &[Metric] = &[
         hooks: &[],
         source: Source::Snapshot(|snapshot, sink| {
             for each in &snapshot.parents {
-                sink(&[&each.link.display], number(each.sub_interfaces as u64));
+                sink(Values::Of(&[&each.link.display]), number(each.sub_interfaces as u64));
             }
         }),
     },
@@ -301,7 +312,7 @@ pub const METRICS: &[Metric] = &[
         hooks: &[],
         source: Source::Snapshot(|snapshot, sink| {
             for each in &snapshot.parents {
-                sink(&[&each.link.display], f64::from(each.link.promiscuity));
+                sink(Values::Of(&[&each.link.display]), f64::from(each.link.promiscuity));
             }
         }),
     },
@@ -314,7 +325,7 @@ pub const METRICS: &[Metric] = &[
         source: Source::Snapshot(|snapshot, sink| {
             for each in &snapshot.parents {
                 if let Some(limit) = each.link.broadcast_queue_limit {
-                    sink(&[&each.link.display], f64::from(limit));
+                    sink(Values::Of(&[&each.link.display]), f64::from(limit));
                 }
             }
         }),
@@ -328,7 +339,7 @@ pub const METRICS: &[Metric] = &[
         source: Source::Snapshot(|snapshot, sink| {
             for each in &snapshot.parents {
                 if let Some(unknown) = each.link.unknown_macs {
-                    sink(&[&each.link.display], number(unknown as u64));
+                    sink(Values::Of(&[&each.link.display]), number(unknown as u64));
                 }
             }
         }),
@@ -347,7 +358,7 @@ pub const METRICS: &[Metric] = &[
                 let Some(sample) = &each.sample else { continue };
                 for verdict in Verdict::ALL {
                     let frames = sample.totals.at(Counter::HandledFrames, verdict.index());
-                    sink(&[&each.link.display, verdict.label()], number(frames));
+                    sink(Values::Of(&[&each.link.display, verdict.label()]), number(frames));
                 }
             }
         }),
@@ -371,7 +382,7 @@ pub const METRICS: &[Metric] = &[
                 let Some(sample) = &each.sample else { continue };
                 for direction in Direction::ALL {
                     sink(
-                        &[&each.link.display, direction.label()],
+                        Values::Of(&[&each.link.display, direction.label()]),
                         number(lost(sample, *direction)),
                     );
                 }
@@ -386,7 +397,10 @@ pub const METRICS: &[Metric] = &[
         hooks: &[],
         source: Source::Snapshot(|snapshot, sink| {
             for state in &snapshot.hooks {
-                sink(&[state.hook.name(), &state.parent], flag(state.outcome.is_ok()));
+                sink(
+                    Values::Of(&[state.hook.name(), &state.parent]),
+                    flag(state.outcome.is_ok()),
+                );
             }
         }),
     },
@@ -403,7 +417,7 @@ pub const METRICS: &[Metric] = &[
                     .get(row.hook as usize)
                     .copied()
                     .unwrap_or(row.required);
-                sink(&[row.name], flag(required));
+                sink(Values::Of(&[row.name]), flag(required));
             }
         }),
     },
@@ -419,7 +433,7 @@ pub const METRICS: &[Metric] = &[
                     Ok(mechanism) => (mechanism.label(), ""),
                     Err(missing) => ("", missing.reason.label()),
                 };
-                sink(&[state.hook.name(), &state.parent, mechanism, reason], 1.0);
+                sink(Values::Of(&[state.hook.name(), &state.parent, mechanism, reason]), 1.0);
             }
         }),
     },
@@ -431,7 +445,7 @@ pub const METRICS: &[Metric] = &[
         hooks: &[],
         source: Source::Snapshot(|snapshot, sink| {
             for (hook, missed) in &snapshot.missed {
-                sink(&[hook.name()], number(*missed));
+                sink(Values::Of(&[hook.name()]), number(*missed));
             }
         }),
     },
@@ -443,7 +457,7 @@ pub const METRICS: &[Metric] = &[
         hooks: &[],
         source: Source::Snapshot(|snapshot, sink| {
             for each in &snapshot.collected {
-                sink(&[each.collector], flag(each.success));
+                sink(Values::Of(&[each.collector]), flag(each.success));
             }
         }),
     },
@@ -455,7 +469,7 @@ pub const METRICS: &[Metric] = &[
         hooks: &[],
         source: Source::Snapshot(|snapshot, sink| {
             for each in &snapshot.collected {
-                sink(&[each.collector], each.seconds);
+                sink(Values::Of(&[each.collector]), each.seconds);
             }
         }),
     },
@@ -467,7 +481,7 @@ pub const METRICS: &[Metric] = &[
         hooks: &[],
         source: Source::Snapshot(|snapshot, sink| {
             for (map, lost) in &snapshot.lost {
-                sink(&[map], number(*lost));
+                sink(Values::Of(&[map]), number(*lost));
             }
         }),
     },
@@ -479,7 +493,7 @@ pub const METRICS: &[Metric] = &[
         hooks: &[],
         source: Source::Snapshot(|snapshot, sink| {
             for (map, entries, _) in &snapshot.maps {
-                sink(&[map], number(*entries as u64));
+                sink(Values::Of(&[map]), number(*entries as u64));
             }
         }),
     },
@@ -491,7 +505,7 @@ pub const METRICS: &[Metric] = &[
         hooks: &[],
         source: Source::Snapshot(|snapshot, sink| {
             for (map, _, limit) in &snapshot.maps {
-                sink(&[map], f64::from(*limit));
+                sink(Values::Of(&[map]), f64::from(*limit));
             }
         }),
     },
@@ -501,7 +515,7 @@ pub const METRICS: &[Metric] = &[
         labels: &[],
         help: "Sub-interfaces without counts of their own because there are too many; they are in their parent's totals.",
         hooks: &[],
-        source: Source::Snapshot(|snapshot, sink| sink(&[], number(snapshot.over_limit as u64))),
+        source: Source::Snapshot(|snapshot, sink| sink(Values::Of(&[]), number(snapshot.over_limit as u64))),
     },
     Metric {
         name: "macvlan_managed_interfaces",
@@ -551,7 +565,9 @@ pub fn metric(name: &str) -> Option<&'static Metric> {
     METRICS.iter().find(|metric| metric.name == name)
 }
 
-fn identity(each: &SubInterfaceSample) -> [&str; 3] {
+/// The values of [`SUB_INTERFACE`].
+#[must_use]
+pub fn identity(each: &SubInterfaceSample) -> [&str; 3] {
     [&each.parent, &each.link.name, &each.link.netns]
 }
 
@@ -605,35 +621,34 @@ fn freed_seen(snapshot: &Snapshot) -> bool {
 }
 
 /// Calls `each` for the sub-interfaces that have counts.
-fn counted(snapshot: &Snapshot, mut each: impl FnMut([&str; 3], &Sample)) {
-    for sub_interface in &snapshot.sub_interfaces {
+fn counted(snapshot: &Snapshot, mut each: impl FnMut(usize, &Sample)) {
+    for (place, sub_interface) in snapshot.sub_interfaces.iter().enumerate() {
         if let Some(sample) = &sub_interface.sample {
-            each(identity(sub_interface), sample);
+            each(place, sample);
         }
     }
 }
 
 /// What was delivered, less what a macvtap's full queue (`full`, external before sibling) lost after that.
 fn delivered(snapshot: &Snapshot, [external, sibling]: [Counter; 2], full: Counter, sink: &mut Sink<'_>) {
-    counted(snapshot, |[parent, interface, netns], sample| {
+    counted(snapshot, |place, sample| {
         for (path, counter, lost) in [("external", external, 0), ("sibling", sibling, 2)] {
             let arrived = arrived(sample, counter, (full, lost));
-            sink(&[parent, interface, netns, "unicast", path], number(arrived));
+            sink(Values::Named(place, &["unicast", path]), number(arrived));
         }
     });
 }
 
 /// What only the kernel's own counters know: (everything, which is told of mode source alone; multicast).
 fn by_kernel(snapshot: &Snapshot, counts: fn(&KernelCounts) -> (u64, u64), sink: &mut Sink<'_>) {
-    for each in &snapshot.sub_interfaces {
+    for (place, each) in snapshot.sub_interfaces.iter().enumerate() {
         let Some(kernel) = &each.kernel else { continue };
-        let [parent, interface, netns] = identity(each);
         let (others, multicast) = counts(kernel);
         if each.link.mode == Mode::Source {
             // Clones by the sender's MAC: the handler's verdict says nothing of them.
-            sink(&[parent, interface, netns, "unicast", "any"], number(others));
+            sink(Values::Named(place, &["unicast", "any"]), number(others));
         } else {
-            sink(&[parent, interface, netns, "multicast", "any"], number(multicast));
+            sink(Values::Named(place, &["multicast", "any"]), number(multicast));
         }
     }
 }
@@ -661,25 +676,20 @@ fn transmitted(
     by_kernel: fn(&KernelCounts) -> u64,
     sink: &mut Sink<'_>,
 ) {
-    for each in &snapshot.sub_interfaces {
+    for (place, each) in snapshot.sub_interfaces.iter().enumerate() {
         let Some(sample) = &each.sample else { continue };
-        let [parent, interface, netns] = identity(each);
         let sent = sent(each, sample, external, by_kernel);
-        sink(&[parent, interface, netns, "external"], number(sent));
-        sink(
-            &[parent, interface, netns, "sibling"],
-            number(sample.totals.at(sibling, 0)),
-        );
+        sink(Values::Named(place, &["external"]), number(sent));
+        sink(Values::Named(place, &["sibling"]), number(sample.totals.at(sibling, 0)));
     }
 }
 
 fn dropped(snapshot: &Snapshot, sink: &mut Sink<'_>) {
-    for each in &snapshot.sub_interfaces {
+    for (place, each) in snapshot.sub_interfaces.iter().enumerate() {
         let Some(sample) = &each.sample else { continue };
-        let [parent, interface, netns] = identity(each);
         for reason in DropReason::ALL {
             let frames = dropped_for(sample, each.kernel.as_ref(), *reason);
-            sink(&[parent, interface, netns, reason.label()], number(frames));
+            sink(Values::Named(place, &[reason.label()]), number(frames));
         }
     }
 }
@@ -694,32 +704,29 @@ fn parent_dropped(snapshot: &Snapshot, sink: &mut Sink<'_>) {
                 ParentDropReason::BroadcastQueueFull => full,
                 ParentDropReason::SiblingBacklogFull => sample.totals.at(Counter::SiblingBacklogFullFrames, 0),
             };
-            sink(&[&each.link.display, reason.label()], number(frames));
+            sink(Values::Of(&[&each.link.display, reason.label()]), number(frames));
         }
     }
 }
 
 fn attempts(snapshot: &Snapshot, sink: &mut Sink<'_>) {
-    counted(snapshot, |[parent, interface, netns], sample| {
+    counted(snapshot, |place, sample| {
         for direction in Direction::ALL {
             for kind in AskKind::ALL {
                 let count = sample
                     .totals
                     .at(Counter::Attempts, direction.index() * 3 + kind.index());
-                sink(
-                    &[parent, interface, netns, direction.label(), kind.label()],
-                    number(count),
-                );
+                sink(Values::Named(place, &[direction.label(), kind.label()]), number(count));
             }
         }
     });
 }
 
 fn reflected(snapshot: &Snapshot, sink: &mut Sink<'_>) {
-    counted(snapshot, |[parent, interface, netns], sample| {
+    counted(snapshot, |place, sample| {
         for direction in Reflection::ALL {
             let count = sample.totals.at(Counter::Reflected, direction.index());
-            sink(&[parent, interface, netns, direction.label()], number(count));
+            sink(Values::Named(place, &[direction.label()]), number(count));
         }
     });
 }

@@ -1,11 +1,23 @@
 //! The exposition, written as it is made: one writer for Prometheus' text format 0.0.4 and for OpenMetrics 1.0.
+//!
+//! A host has hundreds of thousands of lines, which differ in little: what names a sub-interface is written once for all
+//! its lines, and the labels behind that once for all sub-interfaces.
 
-use std::fmt::{self, Write};
+use std::{fmt::Write as _, io, ops::Range};
 
 use prometheus::proto::{MetricFamily, MetricType};
 
-use super::catalog::{METRICS, Source, Type};
+use super::catalog::{METRICS, Metric, SUB_INTERFACE, Source, Type, Values, identity};
 use crate::snapshot::Snapshot;
+
+/// How long the text may become before it is taken away.
+pub const CHUNK: usize = 64 * 1024;
+
+/// Room for the line that makes a text longer than [`CHUNK`].
+const LINE: usize = 4 * 1024;
+
+/// Below this every whole number has a floating point number of its own.
+const EXACT: f64 = 9_007_199_254_740_992.0;
 
 /// How an exposition is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,67 +39,185 @@ impl Format {
     }
 }
 
+/// Takes away what has been written, and leaves room for more.
+pub type Take<'a> = dyn FnMut(&mut String) -> io::Result<()> + 'a;
+
 /// Writes a whole exposition: what comes from the snapshot, then the agent's own. A metric without samples is left out.
-pub fn write(snapshot: &Snapshot, own: &[MetricFamily], format: Format, out: &mut impl Write) -> fmt::Result {
+/// `take` is given the text whenever there is a good deal of it, and at the end.
+pub fn write(snapshot: &Snapshot, own: &[MetricFamily], format: Format, take: &mut Take<'_>) -> io::Result<()> {
+    let mut writer = Writer {
+        out: String::with_capacity(CHUNK + LINE),
+        format,
+        names: Names::of(snapshot),
+        take,
+    };
     for metric in METRICS {
-        let Source::Snapshot(samples) = metric.source else {
-            continue;
-        };
-        let mut begun = false;
-        let mut result = Ok(());
-        samples(snapshot, &mut |values, value| {
-            if result.is_ok() {
-                result = if begun {
-                    Ok(())
-                } else {
-                    header(out, format, metric.name, metric.kind, metric.help)
-                }
-                .and_then(|()| sample(out, metric.name, metric.labels.iter().zip(values), value));
-                begun = true;
-            }
-        });
-        result?;
+        if let Source::Snapshot(samples) = metric.source {
+            writer.metric(metric, |sink| samples(snapshot, sink))?;
+        }
     }
     for family in own {
-        registered(family, format, out)?;
+        writer.registered(family)?;
     }
-    match format {
-        Format::Text => Ok(()),
-        Format::OpenMetrics => out.write_str("# EOF\n"),
+    if format == Format::OpenMetrics {
+        writer.out.push_str("# EOF\n");
     }
+    (writer.take)(&mut writer.out)
 }
 
-/// A family of the registry.
-fn registered(family: &MetricFamily, format: Format, out: &mut impl Write) -> fmt::Result {
-    let kind = match family.get_field_type() {
-        MetricType::COUNTER => Type::Counter,
-        // The registry holds counters and gauges alone.
-        _ => Type::Gauge,
-    };
-    header(out, format, family.name(), kind, family.help())?;
-    for metric in family.get_metric() {
-        let value = match kind {
-            Type::Counter => metric.get_counter().get_value(),
-            Type::Gauge => metric.get_gauge().get_value(),
+/// What names the sub-interfaces of a snapshot, as it stands in each of their lines.
+struct Names {
+    text: String,
+    places: Vec<Range<usize>>,
+}
+
+impl Names {
+    fn of(snapshot: &Snapshot) -> Self {
+        let mut names = Self {
+            text: String::new(),
+            places: Vec::with_capacity(snapshot.sub_interfaces.len()),
         };
-        let labels = metric.get_label().iter().map(|pair| (pair.name(), pair.value()));
-        sample(out, family.name(), labels, value)?;
+        for each in &snapshot.sub_interfaces {
+            let start = names.text.len();
+            names.text.push('{');
+            labels(&mut names.text, SUB_INTERFACE.into_iter().zip(identity(each)));
+            names.places.push(start..names.text.len());
+        }
+        names
     }
-    Ok(())
+
+    fn at(&self, index: usize) -> &str {
+        let place = self.places.get(index).cloned().unwrap_or_default();
+        self.text.get(place).unwrap_or_default()
+    }
 }
 
-fn header(out: &mut impl Write, format: Format, name: &str, kind: Type, help: &str) -> fmt::Result {
-    let quotes = format == Format::OpenMetrics;
-    // OpenMetrics names a counter's family without the ending of its samples.
-    let family = match format {
-        Format::Text => name,
-        Format::OpenMetrics => name.strip_suffix("_total").unwrap_or(name),
-    };
-    let help = Escaped { text: help, quotes };
-    writeln!(out, "# HELP {family} {help}\n# TYPE {family} {}", kind.word())?;
-    match (format, unit(family)) {
-        (Format::OpenMetrics, Some(unit)) => writeln!(out, "# UNIT {family} {unit}"),
-        _ => Ok(()),
+/// The ends of lines that a metric has had: words of ours, and the text that they make.
+#[derive(Default)]
+struct Ends {
+    known: Vec<(Vec<&'static str>, String)>,
+    /// Where the next one probably is: all sub-interfaces have the same, in the same order.
+    next: usize,
+}
+
+impl Ends {
+    /// The labels behind those that name a sub-interface, and what ends them.
+    fn of(&mut self, names: &[&str], words: &[&'static str]) -> &str {
+        // By their places in memory: that of a word of ours is never another's.
+        let same = |known: &(Vec<&'static str>, String)| {
+            known.0.len() == words.len() && known.0.iter().zip(words).all(|(one, other)| std::ptr::eq(*one, *other))
+        };
+        if !self.known.get(self.next).is_some_and(same) {
+            self.next = self.known.iter().position(same).unwrap_or(self.known.len());
+            if self.next == self.known.len() {
+                let mut text = String::new();
+                end(&mut text, names, words);
+                self.known.push((words.to_vec(), text));
+            }
+        }
+        let place = self.next;
+        self.next = if place + 1 < self.known.len() { place + 1 } else { 0 };
+        self.known.get(place).map_or("", |(_, text)| text)
+    }
+}
+
+/// Labels behind those that name a sub-interface, and what ends them.
+fn end(out: &mut String, names: &[&str], values: &[&str]) {
+    if !names.is_empty() {
+        out.push(',');
+    }
+    labels(out, names.iter().copied().zip(values.iter().copied()));
+    out.push_str("} ");
+}
+
+struct Writer<'a, 'take> {
+    out: String,
+    format: Format,
+    names: Names,
+    take: &'a mut Take<'take>,
+}
+
+impl Writer<'_, '_> {
+    /// A metric with its samples.
+    fn metric(&mut self, metric: &Metric, samples: impl FnOnce(&mut dyn FnMut(Values<'_>, f64))) -> io::Result<()> {
+        let (mut begun, mut result, mut ends) = (false, Ok(()), Ends::default());
+        samples(&mut |values, value| {
+            if result.is_err() {
+                return;
+            }
+            if !begun {
+                self.header(metric.name, metric.kind, metric.help);
+                begun = true;
+            }
+            self.out.push_str(metric.name);
+            let behind = metric.labels.get(SUB_INTERFACE.len()..).unwrap_or_default();
+            match values {
+                Values::Named(place, words) => {
+                    self.out.push_str(self.names.at(place));
+                    self.out.push_str(ends.of(behind, words));
+                }
+                Values::Described(place, texts) => {
+                    self.out.push_str(self.names.at(place));
+                    end(&mut self.out, behind, texts);
+                }
+                Values::Of(all) => plain(&mut self.out, metric.labels.iter().copied().zip(all.iter().copied())),
+            }
+            result = self.value(value);
+        });
+        result
+    }
+
+    /// A family of the registry.
+    fn registered(&mut self, family: &MetricFamily) -> io::Result<()> {
+        let kind = match family.get_field_type() {
+            MetricType::COUNTER => Type::Counter,
+            // The registry holds counters and gauges alone.
+            _ => Type::Gauge,
+        };
+        self.header(family.name(), kind, family.help());
+        for metric in family.get_metric() {
+            let value = match kind {
+                Type::Counter => metric.get_counter().get_value(),
+                Type::Gauge => metric.get_gauge().get_value(),
+            };
+            self.out.push_str(family.name());
+            let pairs = metric.get_label().iter();
+            plain(&mut self.out, pairs.map(|pair| (pair.name(), pair.value())));
+            self.value(value)?;
+        }
+        Ok(())
+    }
+
+    fn header(&mut self, name: &str, kind: Type, help: &str) {
+        let quotes = self.format == Format::OpenMetrics;
+        // OpenMetrics names a counter's family without the ending of its samples.
+        let family = match self.format {
+            Format::Text => name,
+            Format::OpenMetrics => name.strip_suffix("_total").unwrap_or(name),
+        };
+        let out = &mut self.out;
+        for part in ["# HELP ", family, " "] {
+            out.push_str(part);
+        }
+        escape(out, help, quotes);
+        for part in ["\n# TYPE ", family, " ", kind.word(), "\n"] {
+            out.push_str(part);
+        }
+        if let (Format::OpenMetrics, Some(unit)) = (self.format, unit(family)) {
+            for part in ["# UNIT ", family, " ", unit, "\n"] {
+                out.push_str(part);
+            }
+        }
+    }
+
+    /// Ends a line.
+    fn value(&mut self, value: f64) -> io::Result<()> {
+        number(&mut self.out, value);
+        self.out.push('\n');
+        if self.out.len() < CHUNK {
+            return Ok(());
+        }
+        (self.take)(&mut self.out)
     }
 }
 
@@ -98,50 +228,57 @@ fn unit(family: &str) -> Option<&'static str> {
         .find(|unit| family.strip_suffix(unit).is_some_and(|rest| rest.ends_with('_')))
 }
 
-fn sample<L: AsRef<str>, V: AsRef<str>>(
-    out: &mut impl Write,
-    name: &str,
-    labels: impl Iterator<Item = (L, V)>,
-    value: f64,
-) -> fmt::Result {
-    out.write_str(name)?;
-    let mut before = '{';
-    for (label, text) in labels {
-        out.write_char(before)?;
-        out.write_str(label.as_ref())?;
-        write!(
-            out,
-            "=\"{}\"",
-            Escaped {
-                text: text.as_ref(),
-                quotes: true
-            }
-        )?;
-        before = ',';
+/// All labels of a line, and what ends them.
+fn plain<'a>(out: &mut String, pairs: impl Iterator<Item = (&'a str, &'a str)>) {
+    let mut pairs = pairs.peekable();
+    if pairs.peek().is_some() {
+        out.push('{');
+        labels(out, pairs);
+        out.push('}');
     }
-    if before == ',' {
-        out.write_char('}')?;
+    out.push(' ');
+}
+
+fn labels<'a>(out: &mut String, pairs: impl Iterator<Item = (&'a str, &'a str)>) {
+    for (number, (name, value)) in pairs.enumerate() {
+        if number > 0 {
+            out.push(',');
+        }
+        out.push_str(name);
+        out.push_str("=\"");
+        escape(out, value, true);
+        out.push('"');
     }
-    writeln!(out, " {value}")
 }
 
 /// A label's value or a help text, with what the format gives a meaning made harmless.
-struct Escaped<'a> {
-    text: &'a str,
-    quotes: bool,
+fn escape(out: &mut String, text: &str, quotes: bool) {
+    let means_something = |byte: u8| byte == b'\\' || byte == b'\n' || byte == b'"' && quotes;
+    if !text.bytes().any(means_something) {
+        return out.push_str(text);
+    }
+    for character in text.chars() {
+        match character {
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '"' if quotes => out.push_str("\\\""),
+            other => out.push(other),
+        }
+    }
 }
 
-impl fmt::Display for Escaped<'_> {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for character in self.text.chars() {
-            match character {
-                '\\' => out.write_str("\\\\")?,
-                '\n' => out.write_str("\\n")?,
-                '"' if self.quotes => out.write_str("\\\"")?,
-                other => out.write_char(other)?,
-            }
-        }
-        Ok(())
+fn number(out: &mut String, value: f64) {
+    if value.is_sign_positive() && value < EXACT && value.fract() == 0.0 {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "it is whole, not negative, and small enough"
+        )]
+        let whole = value as u64;
+        out.push_str(itoa::Buffer::new().format(whole));
+    } else {
+        // A string takes all.
+        let _ = write!(out, "{value}");
     }
 }
 
@@ -153,25 +290,97 @@ mod tests {
 
     fn written(format: Format) -> String {
         let own = Own::new(true).expect("the table is valid");
-        let mut out = String::new();
-        write(&Snapshot::default(), &own.gather(), format, &mut out).expect("a string takes all");
+        let mut all = String::new();
+        write(&Snapshot::default(), &own.gather(), format, &mut |text| {
+            all.push_str(text);
+            text.clear();
+            Ok(())
+        })
+        .expect("a string takes all");
+        all
+    }
+
+    fn line(labels: &[(&str, &str)], value: f64) -> String {
+        let mut out = "name".to_owned();
+        plain(&mut out, labels.iter().copied());
+        number(&mut out, value);
         out
     }
 
     #[test]
     fn values_of_labels_are_escaped() {
-        let mut out = String::new();
         let labels = [("a", "x\"y\\z\nw"), ("b", "<b>")];
-        sample(&mut out, "name", labels.into_iter(), 3.0).expect("a string takes all");
-        assert_eq!(out, "name{a=\"x\\\"y\\\\z\\nw\",b=\"<b>\"} 3\n");
+        assert_eq!(line(&labels, 3.0), "name{a=\"x\\\"y\\\\z\\nw\",b=\"<b>\"} 3");
     }
 
     #[test]
-    fn whole_numbers_have_no_point_and_no_exponent() {
-        let mut out = String::new();
-        let none = std::iter::empty::<(&str, &str)>();
-        sample(&mut out, "name", none, 9_007_199_254_740_992.0).expect("a string takes all");
-        assert_eq!(out, "name 9007199254740992\n");
+    fn numbers_are_written_as_rust_writes_them() {
+        for value in [
+            0.0,
+            -0.0,
+            1.0,
+            0.25,
+            -3.0,
+            1e15,
+            EXACT - 1.0,
+            EXACT,
+            1e20,
+            f64::NAN,
+            f64::INFINITY,
+        ] {
+            assert_eq!(line(&[], value), format!("name {value}"));
+        }
+        assert_eq!(line(&[], EXACT), "name 9007199254740992", "no point and no exponent");
+    }
+
+    #[test]
+    fn ends_of_lines_are_the_same_when_they_are_known() {
+        let names = ["cast", "path"];
+        let mut ends = Ends::default();
+        for _ in 0..3 {
+            for words in [["unicast", "a\"b"], ["unicast", "any"], ["any", "unicast"]] {
+                let mut fresh = String::new();
+                end(&mut fresh, &names, &words);
+                assert_eq!(ends.of(&names, &words), fresh);
+            }
+        }
+        assert_eq!(ends.known.len(), 3);
+        assert_eq!(Ends::default().of(&[], &[]), "} ");
+    }
+
+    #[test]
+    fn a_long_text_is_taken_in_parts() {
+        let mut taken = Vec::new();
+        let mut writer = Writer {
+            out: String::new(),
+            format: Format::Text,
+            names: Names::of(&Snapshot::default()),
+            take: &mut |text| {
+                taken.push(std::mem::take(text));
+                Ok(())
+            },
+        };
+        let metric = super::super::catalog::metric("macvlan_agent_interfaces_over_limit").expect("there");
+        writer
+            .metric(metric, |sink| (0..10_000).for_each(|_| sink(Values::Of(&[]), 1.0)))
+            .expect("all is taken");
+        drop(writer);
+        assert!(
+            taken.len() > 3
+                && taken
+                    .iter()
+                    .all(|text| text.len() < CHUNK + LINE && text.ends_with(" 1\n"))
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_taken_ends_the_writing() {
+        let mut times = 0;
+        let result = write(&Snapshot::default(), &[], Format::Text, &mut |_| {
+            times += 1;
+            Err(io::ErrorKind::BrokenPipe.into())
+        });
+        assert_eq!((result.is_err(), times), (true, 1));
     }
 
     #[test]
@@ -215,17 +424,15 @@ mod tests {
 
     #[test]
     fn openmetrics_escapes_quotes_in_help() {
-        let mut out = String::new();
-        header(
-            &mut out,
-            Format::OpenMetrics,
-            "a_bytes_total",
-            Type::Counter,
-            "Say \"a\\b\".",
-        )
-        .expect("all is taken");
+        let mut writer = Writer {
+            out: String::new(),
+            format: Format::OpenMetrics,
+            names: Names::of(&Snapshot::default()),
+            take: &mut |_| Ok(()),
+        };
+        writer.header("a_bytes_total", Type::Counter, "Say \"a\\b\".");
         assert_eq!(
-            out,
+            writer.out,
             "# HELP a_bytes Say \\\"a\\\\b\\\".\n# TYPE a_bytes counter\n# UNIT a_bytes bytes\n"
         );
     }

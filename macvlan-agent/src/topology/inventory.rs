@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
+    sync::Arc,
 };
 
 use super::link::{Kind, LinkKey, Mode};
@@ -76,7 +77,7 @@ pub struct Inventory {
     /// The parents.
     pub parents: BTreeMap<LinkKey, Parent>,
     /// The sub-interfaces, by their id.
-    pub sub_interfaces: BTreeMap<u64, SubInterface>,
+    pub sub_interfaces: BTreeMap<u64, Arc<SubInterface>>,
     /// Of each namespace (by inode) that holds a parent, all its IPv4 addresses, whichever link they are on: Linux
     /// answers for any of them on every link. Without 127.0.0.0/8.
     pub host_ipv4: BTreeMap<u32, BTreeSet<Ipv4Addr>>,

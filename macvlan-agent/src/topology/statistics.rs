@@ -97,6 +97,25 @@ fn narrow(now: u64, before: u64) -> u64 {
     }
 }
 
+/// The counters of a namespace's links at one time.
+#[derive(Clone, Default, Eq, PartialEq, Debug)]
+pub struct Links(Vec<(u32, Statistics)>);
+
+impl Links {
+    /// In whatever order the kernel told of them.
+    fn of(mut links: Vec<(u32, Statistics)>) -> Self {
+        links.sort_unstable_by_key(|(ifindex, _)| *ifindex);
+        Self(links)
+    }
+
+    /// Those of the link with this index.
+    #[must_use]
+    pub fn get(&self, ifindex: u32) -> Option<&Statistics> {
+        let place = self.0.binary_search_by_key(&ifindex, |(ifindex, _)| *ifindex).ok()?;
+        self.0.get(place).map(|(_, statistics)| statistics)
+    }
+}
+
 /// Why counters cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum StatisticsError {
@@ -132,12 +151,8 @@ impl Reader {
         self.sockets.retain(|netns, _| known(*netns));
     }
 
-    /// The counters of all links of a followed namespace, by interface index. None when it has just gone.
-    pub fn read(
-        &mut self,
-        netns: u32,
-        namespaces: &Namespaces,
-    ) -> Result<Option<BTreeMap<u32, Statistics>>, StatisticsError> {
+    /// The counters of all links of a followed namespace. None when it has just gone.
+    pub fn read(&mut self, netns: u32, namespaces: &Namespaces) -> Result<Option<Links>, StatisticsError> {
         let Some(namespace) = namespaces.get(netns) else {
             return Ok(None);
         };
@@ -158,7 +173,7 @@ impl Reader {
     }
 
     /// The counters of all links of this namespace.
-    pub fn read_in(&mut self, netns: &Netns) -> Result<BTreeMap<u32, Statistics>, StatisticsError> {
+    pub fn read_in(&mut self, netns: &Netns) -> Result<Links, StatisticsError> {
         let failed = |source| StatisticsError::Netlink {
             netns: netns.label().to_owned(),
             source,
@@ -169,14 +184,14 @@ impl Reader {
 
     /// Asks on a socket in the namespace, which is kept only when its answer is whole: half an answer would be the next
     /// one's beginning.
-    fn ask_inside(&mut self, netns: u32, socket: Socket) -> io::Result<BTreeMap<u32, Statistics>> {
+    fn ask_inside(&mut self, netns: u32, socket: Socket) -> io::Result<Links> {
         let request = statistics_request(self.next());
         let all = self.dump(&socket, &request, link)?;
         self.sockets.insert(netns, socket);
         Ok(all)
     }
 
-    fn ask_outside(&mut self, nsid: i32) -> io::Result<BTreeMap<u32, Statistics>> {
+    fn ask_outside(&mut self, nsid: i32) -> io::Result<Links> {
         let socket = self.outside.take().map_or_else(|| Socket::open(&[]), Ok)?;
         let request = links_request(self.next(), Some(nsid), true);
         let all = self.dump(&socket, &request, whole_link)?;
@@ -194,10 +209,10 @@ impl Reader {
         socket: &Socket,
         request: &[u8],
         take: fn(&[u8]) -> Option<(u32, Statistics)>,
-    ) -> io::Result<BTreeMap<u32, Statistics>> {
+    ) -> io::Result<Links> {
         self.buffer.resize(DATAGRAM, 0);
         socket.send(request)?;
-        let mut all = BTreeMap::new();
+        let mut all = Vec::new();
         loop {
             let mut waiting = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
             if poll(&mut waiting, PollTimeout::from(PATIENCE))? == 0 {
@@ -208,7 +223,7 @@ impl Reader {
                     return Err(error);
                 }
                 if i32::from(message.kind) == libc::NLMSG_DONE {
-                    return Ok(all);
+                    return Ok(Links::of(all));
                 }
                 all.extend(take(message.payload));
             }
@@ -264,7 +279,7 @@ mod tests {
         let own = Netns::own().unwrap();
         let mut reader = Reader::default();
         for _ in 0..2 {
-            assert!(reader.read_in(&own).unwrap().contains_key(&1), "lo");
+            assert!(reader.read_in(&own).unwrap().get(1).is_some(), "lo");
         }
     }
 }

@@ -107,6 +107,11 @@ impl Strangers {
         new
     }
 
+    /// How many there are on each parent whose list could be read.
+    pub(super) fn counts(&self) -> &BTreeMap<LinkKey, usize> {
+        &self.counts
+    }
+
     /// How many there are on a parent; none where its list could not be read.
     pub(super) fn on(&self, parent: LinkKey) -> Option<usize> {
         self.counts.get(&parent).copied()

@@ -333,12 +333,15 @@ impl Watcher {
 
     fn judge(&mut self, lists: &BTreeMap<LinkKey, BTreeSet<[u8; 6]>>) {
         self.reading = None;
+        let before = self.strangers.counts().clone();
         let tracker = &self.tracker;
         if self.strangers.judge(lists, |parent| tracker.macs_on(parent)) {
             self.suspicious = true;
             self.look(Look::Everything, false);
         }
-        self.publish_soon();
+        if *self.strangers.counts() != before {
+            self.publish_soon();
+        }
     }
 
     fn publish_soon(&mut self) {
@@ -350,6 +353,10 @@ impl Watcher {
 
     fn publish(&mut self) {
         self.publish_at = None;
+        if self.ready.is_some() && !self.tracker.is_read(self.own.inode()) {
+            // More is coming, and nobody begins before.
+            return;
+        }
         let mut inventory = self.tracker.inventory();
         for (key, parent) in &mut inventory.parents {
             parent.unknown_macs = self.strangers.on(*key);
@@ -375,9 +382,7 @@ impl Watcher {
             }
             changed
         });
-        if self.tracker.is_read(self.own.inode())
-            && let Some(ready) = self.ready.take()
-        {
+        if let Some(ready) = self.ready.take() {
             // Nobody waits if `start` was dropped.
             let _ = ready.send(());
         }

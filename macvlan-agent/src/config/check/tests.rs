@@ -187,10 +187,10 @@ fn a_catalogue_of_faults() {
             &["itself"],
         ),
         (
-            "limits:\n  sub_interfaces: 5000".to_owned(),
+            "limits:\n  sub_interfaces: 16001".to_owned(),
             2,
             "limits.sub_interfaces",
-            &["4096"],
+            &["16000"],
         ),
         (
             "observe:\n  parents:\n    include: [\"[a\"]".to_owned(),
@@ -240,7 +240,7 @@ fn a_catalogue_of_faults() {
 #[test]
 fn all_faults_are_said_at_once() {
     let text = format!(
-        "limits: {{ per_namespace: 9999 }}\nsub_interfaces:\n{}",
+        "limits: {{ per_namespace: 99999 }}\nsub_interfaces:\n{}",
         sub("mode: bridge\nmtu: 1\nbc_cutoff: -7")
     );
     let said = parse(&text, "c.yaml").map(|_| ()).expect_err("wrong").to_string();

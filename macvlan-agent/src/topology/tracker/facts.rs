@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use super::{Link, Space, Tracker};
@@ -41,7 +42,7 @@ impl Tracker {
                     let asked = link.facts.macvlan.as_ref().and_then(|macvlan| macvlan.queue_asked);
                     parent.broadcast_queue_limit = parent.broadcast_queue_limit.max(asked);
                 }
-                inventory.sub_interfaces.insert(sub.id, sub);
+                inventory.sub_interfaces.insert(sub.id, Arc::new(sub));
             }
         }
         for netns in inventory.parents.keys().map(|key| key.netns) {

@@ -60,7 +60,8 @@ impl World {
     }
 
     fn subs(&self) -> Vec<SubInterface> {
-        self.tracker.inventory().sub_interfaces.into_values().collect()
+        let subs = self.tracker.inventory().sub_interfaces.into_values();
+        subs.map(std::sync::Arc::unwrap_or_clone).collect()
     }
 
     fn only(&self) -> SubInterface {
