@@ -74,12 +74,12 @@ enum Task {
     },
     /// Make the pictures of the dashboards anew, with Grafana's own components from live data: some ten minutes
     Pictures,
-    /// Count the instructions of a frame on each path, and write docs/PERFORMANCE.md and tests/vm/costs.toml
+    /// Count the instructions of a frame on each path, measure all else in time, and write docs/PERFORMANCE.md
     Bench {
-        /// Only these kernels, and only print: nothing is written
-        kernels: Vec<String>,
-        /// Measure nothing: make docs/PERFORMANCE.md anew from tests/vm/costs.toml
-        #[arg(long, conflicts_with = "kernels")]
+        /// Only these kernels (6.1, 6.12, 7.3) and parts (frames, scrape, manage), and only print: nothing is written
+        names: Vec<String>,
+        /// Measure nothing: make docs/PERFORMANCE.md anew from tests/vm/costs.toml and tests/times.toml
+        #[arg(long, conflicts_with = "names")]
         page: bool,
     },
     /// Boot a kernel of tests/vm/kernels.toml and run a shell command there as root
@@ -127,7 +127,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Dashboards { .. } => dashboards::write()?,
         Task::Pictures => pictures::write()?,
         Task::Bench { page: true, .. } => bench::write_page()?,
-        Task::Bench { kernels, .. } => bench::run(&kernels)?,
+        Task::Bench { names, .. } => bench::run(&names)?,
         Task::Vm {
             kernel,
             programs,

@@ -36,7 +36,13 @@ struct Profile {
 
 /// Builds the programs named, as users get them; what cargo says for people goes to `words`.
 pub(crate) fn release(names: &[&str], words: Stdio) -> Result<Vec<Built>> {
-    let mut cargo = host::cargo("build --release --locked")?;
+    by_profile("release", names, words)
+}
+
+/// The same by a profile of the workspace.
+pub(crate) fn by_profile(profile: &str, names: &[&str], words: Stdio) -> Result<Vec<Built>> {
+    let mut cargo = host::cargo("build --locked --profile")?;
+    cargo.arg(profile);
     for name in names {
         let package = if *name == "macvlan-agent" {
             name

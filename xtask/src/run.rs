@@ -13,9 +13,9 @@ pub(crate) fn agent(flags: &[String]) -> Result<()> {
     become_root_program(&built[0], |command| command.arg("run").args(flags))
 }
 
-/// Builds the agent and the lab and becomes the lab, which starts the agent.
+/// Builds the agent and the lab and becomes the lab, which starts the agent. It is looked at once: what counts is how soon.
 pub(crate) fn lab(once: bool, flags: &[String]) -> Result<()> {
-    let built = programs::release(&["macvlan-agent", "macvlan-lab"], Stdio::inherit())?;
+    let built = programs::by_profile("lab", &["macvlan-agent", "macvlan-lab"], Stdio::inherit())?;
     become_root_program(&built[1], |command| {
         command.arg("--agent").arg(&built[0].path);
         if once {
