@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use macvlan_agent_ebpf::{frame::Mac as Number, front};
 use macvlan_agent_tests::{
     agent::Agent,
     exposition::{Scrape, whole},
@@ -142,6 +143,62 @@ fn frames_between_siblings_in_bridge_mode_never_count_as_external() {
         ("transmitted_frames macv1 path=external", 100),
         ("transmitted_bytes macv1 path=external", 30_000),
     ]));
+}
+
+/// MACs that have one place in the table in front, whatever slot their parent has: all but one of them are looked for
+/// behind.
+fn meeting() -> [Mac; 3] {
+    let place = |slot, number| front::of_sub_interface(slot, Number::low(number)).index;
+    // Places follow from a product, so what lies next to nothing is next to everything it is added to. The two lowest
+    // bytes stay: the first says that it is nobody's group.
+    let step = (1..u64::MAX)
+        .map(|number| number << 16)
+        .find(|step| place(0, *step) == 0 && place(0, 4 * step) == 0)
+        .expect("one in some hundred thousand does");
+    let alike = |first: u64| {
+        let all = [first, first + step, first + 2 * step];
+        let meet = |slot| all.iter().all(|mac| place(slot, *mac) == place(slot, first));
+        (0..8).all(meet).then_some(all)
+    };
+    let all = (0..1 << 20).find_map(|number| alike(number << 16 | 0x02));
+    all.expect("one in some hundred does")
+        .map(|number| Mac(Number::low(number).bytes()))
+}
+
+#[test]
+fn those_that_meet_in_a_table_count_their_own() {
+    let lab = Lab::new(Place::Own, Upstream::Wire);
+    let home = lab.namespace("home");
+    let [one, other, third] = meeting();
+    let [one, other, third] = [("meets1", one), ("meets2", other), ("meets3", third)]
+        .map(|(name, mac)| lab.add_in(&home, name, Mode::Bridge, mac, Arrival::Directly));
+    let mut bench = Bench::start(&lab, &[&one, &other, &third]);
+    lab.station.send(&frame(one.mac(), STRANGER, 100), 10);
+    lab.station.send(&frame(other.mac(), STRANGER, 100), 20);
+    lab.station.send(&frame(third.mac(), STRANGER, 100), 30);
+    third.link.send(&frame(one.mac(), third.mac(), 100), 7);
+    other.link.send(&frame(third.mac(), other.mac(), 100), 9);
+    bench.counts(&moves_and_verdicts(
+        [
+            ("delivered_frames meets1 cast=unicast path=external", 10),
+            ("delivered_bytes meets1 cast=unicast path=external", 1_000),
+            ("delivered_frames meets2 cast=unicast path=external", 20),
+            ("delivered_bytes meets2 cast=unicast path=external", 2_000),
+            ("delivered_frames meets3 cast=unicast path=external", 30),
+            ("delivered_bytes meets3 cast=unicast path=external", 3_000),
+            ("delivered_frames meets1 cast=unicast path=sibling", 7),
+            ("delivered_bytes meets1 cast=unicast path=sibling", 700),
+            ("transmitted_frames meets3 path=sibling", 7),
+            ("transmitted_bytes meets3 path=sibling", 700),
+            ("delivered_frames meets3 cast=unicast path=sibling", 9),
+            ("delivered_bytes meets3 cast=unicast path=sibling", 900),
+            ("transmitted_frames meets2 path=sibling", 9),
+            ("transmitted_bytes meets2 path=sibling", 900),
+        ],
+        76,
+        0,
+        0,
+    ));
 }
 
 #[test]
