@@ -208,6 +208,8 @@ impl Keeper {
         let asked = Instant::now();
         self.kernel_counters.read(&self.inventory, &self.namespaces);
         let mut waited = asked.elapsed();
+        self.directory
+            .spare_kprobes(self.handler_outcome.as_ref().ok() == Some(&Mechanism::Kprobe));
         let mut snapshot = Snapshot::join(&self.inventory, &mut self.directory, &self.counts);
         let asked = Instant::now();
         // Of mode source there is nothing to hold ours against.

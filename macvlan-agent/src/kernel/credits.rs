@@ -32,6 +32,8 @@ type Awaited = (Instant, SubInterfaceKey);
 pub(super) struct Credits {
     map: PerCpuHashMap<MapData, SubInterfaceKey, Credit>,
     awaited: HashMap<Whose, Vec<Awaited>>,
+    /// Whether the map may be asked while frames are counted: see [`Credits::may_be_asked`].
+    asked: bool,
 }
 
 impl Credits {
@@ -39,7 +41,15 @@ impl Credits {
         Ok(Self {
             map: typed(kernel, "CREDITS")?,
             awaited: HashMap::new(),
+            asked: false,
         })
+    }
+
+    /// Says whether somebody who asks now is told what waits. While the system call for it is at work, the kernel runs no
+    /// kprobe program on the same CPU (`bpf_disable_instrumentation`, `kernel/bpf/syscall.c`): frames of an interrupt
+    /// would pass `handle_frame` unseen.
+    pub(super) fn may_be_asked(&mut self, asked: bool) {
+        self.asked = asked;
     }
 
     /// A key leads to its owner from now on.
@@ -60,6 +70,9 @@ impl Credits {
 
     /// What waits for somebody now. It may still grow, and never shrinks before it is taken.
     pub(super) fn waiting(&self, whose: Whose) -> Vec<Cell> {
+        if !self.asked {
+            return Vec::new();
+        }
         let awaited = self.awaited.get(&whose).into_iter().flatten();
         awaited.flat_map(|awaited| self.read(awaited)).collect()
     }

@@ -452,6 +452,11 @@ impl Directory {
         self.credits.awaits(Whose::SubInterface(id))
     }
 
+    /// Says whether `handle_frame` is a kprobe: then what waits is told when it is added, and not before.
+    pub fn spare_kprobes(&mut self, spare: bool) {
+        self.credits.may_be_asked(!spare);
+    }
+
     /// When the next credit is due.
     #[must_use]
     pub fn next_credit(&self) -> Option<Instant> {
