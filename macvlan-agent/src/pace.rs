@@ -1,15 +1,13 @@
-//! How often something is done that may be asked for all the time: at once, and then again when the processor time that
-//! it takes is a small part of the time that has passed.
+//! How often something is done that may be asked for all the time: at once, and then again when as much time has passed as
+//! it took of a processor. No less often: until the tables are made anew, frames for an interface that was made in the
+//! place of another, with its MAC, count for that.
 
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 
-/// What it may take, as a part of all time.
-const PART: u32 = 64;
-
 /// Nobody waits longer for it.
-const LONGEST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_millis(20);
 
 /// The pace of one thing that is done over and over.
 #[derive(Debug, Default)]
@@ -30,7 +28,7 @@ impl Pace {
     }
 
     fn took(&mut self, time: Duration) {
-        self.next = Some(Instant::now() + time.saturating_mul(PART).min(LONGEST));
+        self.next = Some(Instant::now() + time.min(LONGEST));
     }
 }
 
@@ -65,8 +63,8 @@ mod tests {
             pace.next().map(|next| next - before)
         };
         let (little, much) = (Duration::from_millis(10), Duration::from_secs(1));
-        assert!(wait(&mut pace, little).is_some_and(|wait| wait >= little * PART));
-        assert!(wait(&mut pace, much).is_some_and(|wait| wait >= LONGEST && wait < much * PART));
+        assert!(wait(&mut pace, little).is_some_and(|wait| wait >= little));
+        assert!(wait(&mut pace, much).is_some_and(|wait| wait >= LONGEST && wait < much));
         pace.done(&Stint::begin());
         assert!(pace.next().is_none_or(|next| next < Instant::now() + LONGEST));
     }

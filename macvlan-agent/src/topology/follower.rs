@@ -42,7 +42,7 @@ const GROUPS: [u32; 4] = [1, 5, 9, 28];
 const BATCH: usize = 64;
 
 /// How long is waited after something was heard before more is read: what comes in a flood is read together.
-const REST: Duration = Duration::from_millis(10);
+const REST: Duration = Duration::from_millis(1);
 
 /// How often other namespaces are dumped where their events may not be heard.
 const DEAF: Duration = Duration::from_secs(2);

@@ -280,7 +280,7 @@ pub(super) const GOALS: &[Goal] = &[
         "ratio",
         AtMost(0.05),
         AtMost(0.005),
-        "the inventory is published whole, at most a 64th of the time, and every link brings about three events.",
+        "the inventory is published whole, half of the time in a flood: later, and frames for an interface made in another's place would count for that. Every link brings about three events.",
     ),
     goal(
         "21.overruns",
