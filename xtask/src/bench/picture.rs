@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use anyhow::{Result, anyhow};
 use plotters::coord::combinators::IntoLogRange;
 use plotters::prelude::{
-    BLACK, ChartBuilder, Circle, IntoDrawingArea, IntoFont, LineSeries, PathElement, RGBColor, SVGBackend, WHITE,
+    BLACK, ChartBuilder, Circle, IntoDrawingArea, IntoFont, LineSeries, PathElement, RGBColor, SVGBackend,
+    SeriesLabelPosition, WHITE,
 };
 
 const SIZE: (u32, u32) = (720, 420);
@@ -50,6 +51,10 @@ pub(super) fn svg(caption: &Caption, lines: &BTreeMap<String, Vec<(f64, f64)>>) 
             .configure_mesh()
             .x_desc(caption.x)
             .y_desc(caption.y)
+            .x_labels(7)
+            .y_labels(7)
+            .x_label_formatter(&|x| format!("{x:.0}"))
+            .y_label_formatter(&|y| format!("{y:.0}"))
             .draw()
             .map_err(|error| fail(&error))?;
         for ((name, line), colour) in lines.iter().zip(COLOURS.iter().cycle()) {
@@ -65,6 +70,7 @@ pub(super) fn svg(caption: &Caption, lines: &BTreeMap<String, Vec<(f64, f64)>>) 
         }
         chart
             .configure_series_labels()
+            .position(SeriesLabelPosition::UpperLeft)
             .border_style(BLACK)
             .background_style(WHITE)
             .draw()
