@@ -39,6 +39,7 @@ use crate::{
     metrics::own::Own,
     observe::Observed,
     owners,
+    pace::Pace,
     run_dir::RunDir,
     topology::{
         inventory::Inventory,
@@ -323,7 +324,10 @@ async fn follow(
     tokio::pin!(stop);
     inventory.mark_changed();
     let mut next_due: Option<Instant> = None;
-    let mut rest: Option<Instant> = None;
+    let mut pace = Pace::default();
+    let mut departures = 0;
+    // One that has seen nothing of what `inventory` has not.
+    let mut departed = inventory.clone();
     let modules = ModuleEvents::open()
         .inspect_err(
             |error| tracing::info!(%error, "a macvlan module that is loaded again is noticed with its first link"),
@@ -344,8 +348,16 @@ async fn follow(
             }
         };
         let changed = async {
-            if let Some(rest) = rest {
-                sleep_until(rest).await;
+            if let Some(rest) = pace.next(false) {
+                let departure = async { departed.wait_for(|now| now.departures != departures).await.is_ok() };
+                tokio::select! {
+                    () = sleep_until(rest.into()) => {}
+                    true = departure => {
+                        if let Some(rest) = pace.next(true) {
+                            sleep_until(rest.into()).await;
+                        }
+                    }
+                }
             }
             inventory.changed().await
         };
@@ -362,6 +374,9 @@ async fn follow(
             () = module => News::Module,
             () = is_due => News::Due,
         };
+        if let News::Inventory(inventory) = &news {
+            departures = inventory.departures;
+        }
         let shared = Arc::clone(&keeper);
         let next = spawn_blocking(move || {
             let mut keeper = lock(&shared);
@@ -370,12 +385,12 @@ async fn follow(
                 News::Module => keeper.module_changed(),
                 News::Due => keeper.catch_up(),
             };
-            (due, keeper.rests_until())
+            (due, keeper.pace())
         });
         match next.await {
-            Ok((due, rests_until)) => {
+            Ok((due, paced)) => {
                 next_due = due.map(Instant::from_std);
-                rest = rests_until.map(Instant::from_std);
+                pace = paced;
             }
             Err(error) => tracing::error!(%error, "following the inventory failed"),
         }

@@ -145,10 +145,10 @@ impl Keeper {
         self.next_due()
     }
 
-    /// Until when another inventory is not to be followed, since the last one took its time.
+    /// How soon another inventory is to be followed.
     #[must_use]
-    pub fn rests_until(&self) -> Option<Instant> {
-        self.pace.next()
+    pub fn pace(&self) -> Pace {
+        self.pace
     }
 
     /// Does what is due: adds what was counted before sub-interfaces were known, and takes those to be down that did

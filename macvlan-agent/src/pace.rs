@@ -1,25 +1,38 @@
-//! How often something is done that may be asked for all the time: at once, and then again when as much time has passed as
-//! it took of a processor. No less often: until the tables are made anew, frames for an interface that was made in the
-//! place of another, with its MAC, count for that.
+//! How often something is done that may be asked for all the time: at once, and then again when the processor time that
+//! it takes is a small part of the time that has passed. It hurries where something has gone: until that is told, frames
+//! for what was made in its place, with its MAC, count for it.
 
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 
+/// What it may take, as a part of all time.
+const PART: u32 = 16;
+
 /// Nobody waits longer for it.
-const LONGEST: Duration = Duration::from_millis(20);
+const LONGEST: Duration = Duration::from_millis(500);
+
+/// Nor where it hurries; else as long as it took.
+const HURRIED: Duration = Duration::from_millis(20);
 
 /// The pace of one thing that is done over and over.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Pace {
-    next: Option<Instant>,
+    /// When it was done, and what it took.
+    last: Option<(Instant, Duration)>,
 }
 
 impl Pace {
     /// When it may be done again; none where that time has come.
     #[must_use]
-    pub fn next(&self) -> Option<Instant> {
-        self.next.filter(|next| *next > Instant::now())
+    pub fn next(&self, hurries: bool) -> Option<Instant> {
+        let (done, took) = self.last?;
+        let rest = if hurries {
+            took.min(HURRIED)
+        } else {
+            took.saturating_mul(PART).min(LONGEST)
+        };
+        Some(done + rest).filter(|next| *next > Instant::now())
     }
 
     /// It was done.
@@ -28,7 +41,7 @@ impl Pace {
     }
 
     fn took(&mut self, time: Duration) {
-        self.next = Some(Instant::now() + time.min(LONGEST));
+        self.last = Some((Instant::now(), time));
     }
 }
 
@@ -55,17 +68,20 @@ mod tests {
 
     #[test]
     fn what_takes_long_is_done_rarely_and_not_too_rarely() {
-        let mut pace = Pace::default();
-        assert_eq!(pace.next(), None);
-        let wait = |pace: &mut Pace, took| {
+        let wait = |took, hurries| {
+            let mut pace = Pace::default();
+            assert_eq!(pace.next(hurries), None);
             let before = Instant::now();
             pace.took(took);
-            pace.next().map(|next| next - before)
+            pace.next(hurries).map(|next| next - before)
         };
         let (little, much) = (Duration::from_millis(10), Duration::from_secs(1));
-        assert!(wait(&mut pace, little).is_some_and(|wait| wait >= little));
-        assert!(wait(&mut pace, much).is_some_and(|wait| wait >= LONGEST && wait < much));
+        assert!(wait(little, false).is_some_and(|wait| wait >= little * PART));
+        assert!(wait(much, false).is_some_and(|wait| wait >= LONGEST && wait < much));
+        assert!(wait(little, true).is_some_and(|wait| wait >= little && wait < little * PART));
+        assert!(wait(much, true).is_some_and(|wait| wait >= HURRIED && wait < LONGEST));
+        let mut pace = Pace::default();
         pace.done(&Stint::begin());
-        assert!(pace.next().is_none_or(|next| next < Instant::now() + LONGEST));
+        assert!(pace.next(false).is_none_or(|next| next < Instant::now() + LONGEST));
     }
 }

@@ -83,6 +83,8 @@ pub struct Inventory {
     pub host_ipv4: BTreeMap<u32, BTreeSet<Ipv4Addr>>,
     /// Which sub-interfaces get no counts of their own, since the configuration limits how many do.
     pub over_limit: BTreeSet<u64>,
+    /// How many sub-interfaces went or moved until now.
+    pub departures: u64,
     /// How many times a namespace was dumped anew because something had been lost.
     pub netlink_resyncs: u64,
     /// All namespaces that there were at the start have been read (or are unreadable).

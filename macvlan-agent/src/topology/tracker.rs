@@ -54,6 +54,8 @@ pub(super) struct Tracker {
     queues: HashMap<LinkKey, u32>,
     ids: u64,
     resyncs: u64,
+    /// How many sub-interfaces went or moved.
+    departures: u64,
 }
 
 impl Tracker {
@@ -172,6 +174,11 @@ impl Tracker {
     fn nsid_of(&self, netns: u32, facts: &LinkMessage) -> Option<(u32, i32)> {
         let asked = if facts.nsid_is_askers { self.own } else { netns };
         facts.link_nsid.map(|nsid| (asked, nsid))
+    }
+
+    /// How many sub-interfaces went or moved until now.
+    pub(super) fn departures(&self) -> u64 {
+        self.departures
     }
 
     /// Namespaces that have to be dumped anew: a parent moved, of which the kernel does not tell its sub-interfaces'
@@ -295,6 +302,7 @@ impl Tracker {
             return;
         };
         self.queues.remove(&traits.parent);
+        self.departures += 1;
         if moved {
             let new_ifindex = message.and_then(|message| message.new_ifindex);
             if let Some(arrived) = self.moves.departs(Half {

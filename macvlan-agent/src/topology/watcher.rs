@@ -146,7 +146,7 @@ impl Watcher {
             self.look(Look::Names, false);
         }
         // In the middle of a flood they would be read for nothing.
-        if ticks.is_multiple_of(ALL) || self.suspicious && self.pace.next().is_none() {
+        if ticks.is_multiple_of(ALL) || self.suspicious && self.pace.next(false).is_none() {
             self.read_lists();
         }
     }
@@ -347,8 +347,9 @@ impl Watcher {
     fn publish_soon(&mut self) {
         let now = Instant::now();
         let earliest = if self.awaited.is_empty() { now } else { now + GATHER };
-        let at = self.pace.next().map_or(earliest, |next| next.max(earliest));
-        self.publish_at.get_or_insert(at);
+        let hurries = self.tracker.departures() != self.publisher.borrow().departures;
+        let at = self.pace.next(hurries).map_or(earliest, |next| next.max(earliest));
+        self.publish_at = Some(self.publish_at.map_or(at, |before| before.min(at)));
     }
 
     fn publish(&mut self) {

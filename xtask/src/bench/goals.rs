@@ -272,7 +272,7 @@ pub(super) const GOALS: &[Goal] = &[
         "ratio",
         AtMost(1.03),
         AtMost(1.005),
-        "the agent's reading of events takes the rtnl's cache lines and half of a processor away.",
+        "every event is copied to the agent's socket while the creator holds the rtnl, and the agent takes a processor from it.",
     ),
     goal(
         "21.cpu",
@@ -280,7 +280,7 @@ pub(super) const GOALS: &[Goal] = &[
         "ratio",
         AtMost(0.05),
         AtMost(0.005),
-        "the inventory is published whole, half of the time in a flood: later, and frames for an interface made in another's place would count for that. Every link brings about three events.",
+        "the inventory is published whole, an eighth of the time in a flood, and every link brings about three events.",
     ),
     goal(
         "21.overruns",

@@ -20,6 +20,7 @@ impl Tracker {
     /// What there is now. `complete` and `unreadable` are the watcher's to say.
     pub(in crate::topology) fn inventory(&self) -> Inventory {
         let mut inventory = Inventory {
+            departures: self.departures,
             netlink_resyncs: self.resyncs,
             ..Inventory::default()
         };
