@@ -7,15 +7,19 @@ use aya_ebpf::{
 };
 use macvlan_agent_ebpf::{
     abi::{
-        Ask, AskKey, AskKind, Cell, Counter, Direction, NO_SLOT, ParentKey, Recent, SlotEntry, SubInterfaceKey,
-        label::Lost, limits,
+        Ask, AskKey, AskKind, Common, Counter, Credit, Direction, NO_SLOT, ParentKey, Rare, Recent, SlotEntry,
+        SubInterfaceKey, counts::COMMON as COMMON_COUNTERS, label::Lost, limits,
     },
+    flow::{self, Flow, Likeness},
     frame::Mac,
     front::{self, Found, Parent, Whose},
     pending,
 };
 
-use crate::maps::{ASKS, ATTEMPTED, BLANK, COUNTS, CPUS, CREDITS, FRONT, LOST, PARENT_FRONT, PARENTS, SUB_INTERFACES};
+use crate::maps::{
+    ASKS, ATTEMPTED, BLANK, COMMON, CPUS, CREDITS, FLOWS, FLOWS_OF_CPU, FRONT, LOST, PARENT_FRONT, PARENTS, RARE,
+    SETTINGS, SUB_INTERFACES,
+};
 
 /// The frames and bytes that one skb stands for.
 #[derive(Clone, Copy)]
@@ -24,10 +28,66 @@ pub(crate) struct Amount {
     pub(crate) bytes: u64,
 }
 
-/// A cell of this CPU. The kernel keeps map values in place for as long as a program runs, and only this CPU writes
-/// its cells, with softirqs off.
+/// What is common of a cell of this CPU. The kernel keeps map values in place for as long as a program runs, and only
+/// this CPU writes its cells, with softirqs off.
 #[derive(Clone, Copy)]
-pub(crate) struct Tally(*mut Cell);
+pub(crate) struct Few(*mut Common);
+
+impl Few {
+    #[inline(always)]
+    pub(crate) fn pair(self, frames: Counter, amount: Amount) {
+        // SAFETY: the pointer comes from a map lookup that succeeded, so it points to all of it; the assertion says that
+        // both counters are in it.
+        unsafe {
+            assert!((frames as usize) < COMMON_COUNTERS - 1);
+            let counter = (&raw mut (*self.0).counters).cast::<u64>().add(frames as usize);
+            *counter += amount.frames;
+            *counter.add(1) += amount.bytes;
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn delivered(self, from_sibling: bool, amount: Amount) {
+        if from_sibling {
+            self.pair(Counter::DeliveredSiblingFrames, amount);
+        } else {
+            self.pair(Counter::DeliveredExternalFrames, amount);
+        }
+    }
+}
+
+/// The rest of one.
+#[derive(Clone, Copy)]
+pub(crate) struct Rest(*mut Rare);
+
+impl Rest {
+    #[inline(always)]
+    pub(crate) fn add_at(self, first: Counter, offset: usize, amount: u64) {
+        // SAFETY: as in `Few::pair`; every range of counters ends inside them.
+        unsafe {
+            assert!(first as usize >= COMMON_COUNTERS);
+            let counter = (&raw mut (*self.0).counters).cast::<u64>();
+            *counter.add(first as usize - COMMON_COUNTERS + offset) += amount;
+        }
+    }
+
+    /// An attempt: pending first, so that a reader who sees the attempt sees it pending as well.
+    #[inline(always)]
+    pub(crate) fn attempt(self, direction: Direction, kind: AskKind, frames: u64, now: u32) {
+        let ring = direction.index() * 2 + usize::from(kind.index() != 0);
+        // SAFETY: as in `Few::pair`; the ring is below RECENT_RINGS because a direction is below 3.
+        let recent = unsafe { &mut (*self.0).recent };
+        pending::add(recent, ring, frames as u32, now);
+        self.add_at(Counter::Attempts, direction.index() * 3 + kind.index(), frames);
+    }
+}
+
+/// A whole cell of this CPU.
+#[derive(Clone, Copy)]
+pub(crate) struct Tally {
+    few: Few,
+    rest: Rest,
+}
 
 impl Tally {
     #[inline(always)]
@@ -37,12 +97,7 @@ impl Tally {
 
     #[inline(always)]
     pub(crate) fn add_at(self, first: Counter, offset: usize, amount: u64) {
-        // SAFETY: the pointer comes from a map lookup that succeeded, so it points to a whole cell; the index is
-        // within the counters because every range of counters ends inside them.
-        unsafe {
-            let counter = (&raw mut (*self.0).counters).cast::<u64>().add(first as usize + offset);
-            *counter += amount;
-        }
+        self.rest.add_at(first, offset, amount);
     }
 
     /// An attempt that was not even sent.
@@ -55,20 +110,31 @@ impl Tally {
         );
     }
 
+    /// Frames and their bytes, among what is common.
     #[inline(always)]
     pub(crate) fn pair(self, frames: Counter, amount: Amount) {
+        self.few.pair(frames, amount);
+    }
+
+    /// Frames and their bytes, among the rest.
+    #[inline(always)]
+    pub(crate) fn rare_pair(self, frames: Counter, amount: Amount) {
         self.add_at(frames, 0, amount.frames);
         self.add_at(frames, 1, amount.bytes);
     }
 
-    /// An attempt: pending first, so that a reader who sees the attempt sees it pending as well.
+    /// What was delivered, out of one skb of so many bytes as the kernel counts them.
+    #[inline(always)]
+    pub(crate) fn delivered(self, from_sibling: bool, amount: Amount, kernel_bytes: u64) {
+        self.few.delivered(from_sibling, amount);
+        self.add(Counter::MergedFrames, amount.frames - 1);
+        self.add(Counter::MergedBytes, amount.bytes - kernel_bytes);
+    }
+
+    /// An attempt.
     #[inline(always)]
     pub(crate) fn attempt(self, direction: Direction, kind: AskKind, frames: u64, now: u32) {
-        let ring = direction.index() * 2 + usize::from(kind.index() != 0);
-        // SAFETY: as above; the ring is below RECENT_RINGS because a direction is below 3.
-        let recent = unsafe { &mut (*self.0).recent };
-        pending::add(recent, ring, frames as u32, now);
-        self.add_at(Counter::Attempts, direction.index() * 3 + kind.index(), frames);
+        self.rest.attempt(direction, kind, frames, now);
     }
 
     #[inline(always)]
@@ -84,7 +150,7 @@ pub(crate) fn now() -> u32 {
 }
 
 #[inline(always)]
-fn cpu() -> u32 {
+pub(crate) fn cpu() -> u32 {
     // SAFETY: takes no arguments and only reads the CPU's number.
     unsafe { bpf_get_smp_processor_id() }
 }
@@ -104,11 +170,46 @@ pub(crate) fn cell(slot: u32) -> Option<Tally> {
     if slot == NO_SLOT {
         return None;
     }
-    let cell = COUNTS.get_ptr_mut(slot * CPUS.load() + cpu());
-    if cell.is_none() {
+    let place = place_of(slot, cpu());
+    let Some(few) = few_at(place) else {
         lost(Lost::Counts, 1);
+        return None;
+    };
+    Some(Tally {
+        few,
+        rest: rest_at(place)?,
+    })
+}
+
+/// The place of a slot's cell on a CPU.
+#[inline(always)]
+pub(crate) fn place_of(slot: u32, cpu: u32) -> u32 {
+    slot * CPUS.load() + cpu
+}
+
+/// The same of a sub-interface; [`flow::NOTHING`] where it is nobody's.
+#[inline(always)]
+pub(crate) fn place_or_nothing(whose: Whose, cpu: u32) -> u32 {
+    if whose.is_known() {
+        place_of(whose.slot(), cpu)
+    } else {
+        flow::NOTHING
     }
-    cell.map(Tally)
+}
+
+/// What is common of the cell at a place.
+#[inline(always)]
+pub(crate) fn few_at(place: u32) -> Option<Few> {
+    COMMON.get_ptr_mut(place).map(Few)
+}
+
+/// The rest of it.
+#[inline(always)]
+pub(crate) fn rest_at(place: u32) -> Option<Rest> {
+    let rare = RARE.get_ptr_mut(place)?;
+    // SAFETY: the lookup succeeded and only this CPU writes this element. Whoever reads a count afterwards sees this.
+    unsafe { (&raw mut (*rare).touched).write_volatile(1) };
+    Some(Rest(rare))
 }
 
 #[inline(always)]
@@ -156,6 +257,12 @@ pub(crate) fn parent(key: ParentKey) -> Option<Parent> {
 /// The same as far as the table in front knows it.
 #[inline(always)]
 pub(crate) fn parent_in_front(key: ParentKey) -> Option<Parent> {
+    parent_place(key).map(Parent::of_place)
+}
+
+/// The same as it stands there.
+#[inline(always)]
+pub(crate) fn parent_place(key: ParentKey) -> Option<u64> {
     let (index, product) = front::of_parent(key);
     let place = PARENT_FRONT.get_ptr(index)?;
     // SAFETY: the lookup succeeded; user space writes whole words, and each is read whole. The processors that this is
@@ -167,7 +274,37 @@ pub(crate) fn parent_in_front(key: ParentKey) -> Option<Parent> {
             (&raw const (*place).key).read_volatile(),
         )
     };
-    (first == product && again == product).then(|| Parent::of_place(what))
+    (first == product && again == product).then_some(what)
+}
+
+/// The state of the tables, to be asked before them: see [`macvlan_agent_ebpf::abi::Settings`].
+#[inline(always)]
+pub(crate) fn state() -> u64 {
+    match SETTINGS.get_ptr(0) {
+        // SAFETY: the lookup succeeded; user space writes the word whole, and it is read whole.
+        Some(settings) => unsafe { (&raw const (*settings).state).read_volatile() },
+        None => 0,
+    }
+}
+
+/// The place on this CPU of the flow of frames like this one, whatever flow is there. There is none where another thread
+/// may come in between (PREEMPT_RT).
+#[inline(always)]
+pub(crate) fn flow(of: &Likeness, cpu: u32) -> Option<(u32, &'static mut Flow)> {
+    let flows = FLOWS_OF_CPU.load();
+    if flows == 0 {
+        return None;
+    }
+    let place = of.place() & (flows - 1) | cpu * flows;
+    Some((place, flow_at(place)?))
+}
+
+/// A flow by its place.
+#[inline(always)]
+pub(crate) fn flow_at(place: u32) -> Option<&'static mut Flow> {
+    // SAFETY: the lookup succeeded; a place is one CPU's, and the programs that use it run one after the other, since
+    // softirqs are off while they do.
+    FLOWS.get_ptr_mut(place).map(|flow| unsafe { &mut *flow })
 }
 
 #[inline(always)]
@@ -180,8 +317,7 @@ fn word(table: &Array<u64>, index: u32) -> Option<u64> {
 #[inline(always)]
 pub(crate) fn credit(key: SubInterfaceKey) -> Option<Tally> {
     if let Some(credit) = CREDITS.get_ptr_mut(key) {
-        // SAFETY: the lookup succeeded.
-        return Some(Tally(unsafe { &raw mut (*credit).cell }));
+        return Some(waiting(credit));
     }
     if !allowed(ParentKey {
         netns: key.netns,
@@ -198,14 +334,24 @@ pub(crate) fn credit(key: SubInterfaceKey) -> Option<Tally> {
     };
     let inserted = CREDITS.insert(key, blank, u64::from(BPF_NOEXIST));
     match CREDITS.get_ptr_mut(key) {
-        // SAFETY: the lookup succeeded.
-        Some(credit) => Some(Tally(unsafe { &raw mut (*credit).cell })),
+        Some(credit) => Some(waiting(credit)),
         None => {
             if inserted.is_err() {
                 lost(Lost::Credits, 1);
             }
             None
         }
+    }
+}
+
+/// The cell of a credit.
+#[inline(always)]
+fn waiting(credit: *mut Credit) -> Tally {
+    // SAFETY: the lookup that found it succeeded.
+    let (few, rest) = unsafe { (&raw mut (*credit).cell.common, &raw mut (*credit).cell.rare) };
+    Tally {
+        few: Few(few),
+        rest: Rest(rest),
     }
 }
 

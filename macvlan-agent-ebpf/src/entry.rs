@@ -10,12 +10,13 @@
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use macvlan_agent_ebpf::{
     abi::{NO_SLOT, key::PARENT_PASSTHRU, limits},
+    flow::{Cells, Flow},
     frame::Mac,
     front::{Parent, Whose},
 };
 
 use crate::{
-    count,
+    count::{self, Amount},
     maps::{ENTRIES, REALTIME},
     skb::{Handled, Windows},
 };
@@ -39,6 +40,13 @@ pub(crate) struct Entry {
     pub(crate) skb: u64,
     /// 1 for a fragment that is not the last of its packet, where it is multicast.
     pub(crate) held: u64,
+    /// One more than the place of its flow; 0 where it has none. With one it is a single frame, and of all below only its
+    /// bytes are said here (`frame.kernel_bytes`).
+    pub(crate) flow: u64,
+    /// The cells that its flow counts in.
+    pub(crate) cells: Cells,
+    /// The cell of the parent, by its flow.
+    pub(crate) total: u64,
     pub(crate) frame: Handled,
     /// Its slot is [`NO_SLOT`] while user space does not know it.
     pub(crate) parent: Parent,
@@ -66,6 +74,7 @@ impl Entry {
         });
         let multicast = frame.header.is_multicast();
         self.skb = skb;
+        self.flow = 0;
         self.frame = frame;
         self.parent = parent;
         self.held = u64::from(multicast && frame.is_early_fragment());
@@ -74,6 +83,35 @@ impl Entry {
             self.destination = count::addressed(parent.slot, frame.parent, addressee);
             self.source = count::addressed(parent.slot, frame.parent, frame.header.source);
         }
+        Some(())
+    }
+
+    /// Takes over a frame of this flow.
+    #[inline(always)]
+    pub(crate) fn take(&mut self, skb: u64, place: u32, flow: &Flow, bytes: u64) {
+        self.stage = READ;
+        self.skb = skb;
+        self.flow = u64::from(place) + 1;
+        self.cells = flow.cells;
+        self.total = u64::from(flow.total);
+        self.frame.kernel_bytes = bytes;
+    }
+
+    /// Says here what its flow says.
+    #[inline(always)]
+    pub(crate) fn unfold(&mut self) -> Option<()> {
+        let flow = count::flow_at(self.flow as u32 - 1)?;
+        self.flow = 0;
+        self.held = 0;
+        self.frame.parent = flow.of.parent();
+        self.frame.header = flow.of.header();
+        self.frame.amount = Amount {
+            frames: 1,
+            bytes: self.frame.kernel_bytes,
+        };
+        self.parent = Parent::of_place(flow.parent);
+        self.source = flow.source.whose();
+        self.destination = flow.destination.whose();
         Some(())
     }
 }

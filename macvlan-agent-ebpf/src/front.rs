@@ -87,6 +87,14 @@ impl Whose {
         Self(slot << SLOT_SHIFT | mode_code(entry.mode) << MODE_SHIFT | (entry.up & 1) as u64)
     }
 
+    /// The same in half the room.
+    #[inline(always)]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "it has fewer bits")]
+    pub const fn packed(self) -> Packed {
+        Packed(self.0 as u32)
+    }
+
     /// Whether it is somebody's.
     #[inline(always)]
     #[must_use]
@@ -107,6 +115,13 @@ impl Whose {
     #[must_use]
     pub const fn is_in(self, mode: Mode) -> bool {
         self.0 >> MODE_SHIFT & mask(MODE_BITS) == mode_code(mode as u8)
+    }
+
+    /// Whether macvlan hands a unicast frame between the two itself, as [`crate::verdict::bridged`] says it of modes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_bridged_with(self, other: Self) -> bool {
+        self.is_in(Mode::Bridge) && other.is_in(Mode::Bridge)
     }
 
     /// Whether it is administratively up.
@@ -135,6 +150,25 @@ impl Whose {
             up: (self.0 & UP) as u8,
             pad: [0; 2],
         }
+    }
+}
+
+/// A [`Whose`] in half the room.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packed(u32);
+
+const _: () = assert!(CROWDED <= 1 << u32::BITS, "what a place says of a sub-interface fits");
+
+impl Packed {
+    /// Nobody's.
+    pub const NOBODY: Self = Whose::NOBODY.packed();
+
+    /// The same as it is reckoned with.
+    #[inline(always)]
+    #[must_use]
+    pub const fn whose(self) -> Whose {
+        Whose(self.0 as u64)
     }
 }
 
@@ -284,9 +318,23 @@ mod tests {
                 assert_eq!(sub_interface(place, word), Found::Whose(Whose::of(entry)));
                 assert_eq!(sub_interface(place, crowded(word)), Found::Whose(Whose::of(entry)));
                 let whose = Whose::of(entry);
+                assert_eq!(whose.packed().whose(), whose);
                 assert_eq!((whose.entry(), whose.slot(), whose.is_up()), (entry, slot, up == 1));
                 assert_eq!(whose.is_in(Mode::Bridge), mode == Mode::Bridge as u8);
             }
+        }
+    }
+
+    #[test]
+    fn two_are_bridged_as_their_modes_say() {
+        let modes = [0, 1, 2, 4, 8, 16];
+        for (one, other) in modes.iter().flat_map(|one| modes.map(|other| (*one, other))) {
+            let of = |mode| Whose::of(entry(1, mode, 1));
+            assert_eq!(
+                of(one).is_bridged_with(of(other)),
+                crate::verdict::bridged(one, other),
+                "{one} and {other}"
+            );
         }
     }
 

@@ -9,6 +9,7 @@
 )]
 
 pub mod abi;
+pub mod flow;
 pub mod frame;
 pub mod front;
 pub mod pending;

@@ -8,9 +8,10 @@ use aya_ebpf::{
 };
 use macvlan_agent_ebpf::{
     abi::{
-        AddressKey, AddressOwner, Ask, AskKey, Attempted, Cell, Credit, DeviceEntry, Locations, Offsets, ParentEntry,
-        ParentKey, Settings, SlotEntry, SubInterfaceKey, limits,
+        AddressKey, AddressOwner, Ask, AskKey, Attempted, Common, Credit, DeviceEntry, Locations, Offsets, ParentEntry,
+        ParentKey, Rare, Settings, SlotEntry, SubInterfaceKey, limits,
     },
+    flow::Flow,
     front::{self, ParentPlace},
 };
 
@@ -23,6 +24,11 @@ pub(crate) static NETNS: Global<u32> = Global::new(0);
 /// Possible CPUs: a slot's cells stand side by side.
 #[unsafe(no_mangle)]
 pub(crate) static CPUS: Global<u32> = Global::new(1);
+
+/// How many flows a CPU has: a power of two; 0 where there are none, because another thread may come in between
+/// (PREEMPT_RT).
+#[unsafe(no_mangle)]
+pub(crate) static FLOWS_OF_CPU: Global<u32> = Global::new(0);
 
 /// 1 where softirqs can be preempted (PREEMPT_RT).
 #[unsafe(no_mangle)]
@@ -40,11 +46,16 @@ pub(crate) static UNSENT_UNCOUNTED: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub(crate) static OFFSETS: Global<Offsets> = Global::new(Offsets::NONE);
 
-/// Cells, `[slot][CPU]`; user space maps it and sizes it to the sub-interfaces it may have and the CPUs there are.
+/// What is common of the cells, `[slot][CPU]`; user space maps it and sizes it to the sub-interfaces it may have and the
+/// CPUs there are.
 #[map]
-pub(crate) static COUNTS: Array<Cell> = Array::with_max_entries(limits::SLOTS, BPF_F_MMAPABLE);
+pub(crate) static COMMON: Array<Common> = Array::with_max_entries(limits::SLOTS, BPF_F_MMAPABLE);
 
-/// [`macvlan_agent_ebpf::abi::label::Lost`] counts, `[what][CPU]`; mapped like [`COUNTS`].
+/// The rest of them, in the same places.
+#[map]
+pub(crate) static RARE: Array<Rare> = Array::with_max_entries(limits::SLOTS, BPF_F_MMAPABLE);
+
+/// [`macvlan_agent_ebpf::abi::label::Lost`] counts, `[what][CPU]`; mapped like [`COMMON`].
 #[map]
 pub(crate) static LOST: Array<u64> = Array::with_max_entries(8, BPF_F_MMAPABLE);
 
@@ -66,6 +77,10 @@ pub(crate) static FRONT: Array<u64> = Array::with_max_entries(front::PLACES, BPF
 /// In front of [`PARENTS`].
 #[map]
 pub(crate) static PARENT_FRONT: Array<ParentPlace> = Array::with_max_entries(front::PARENT_PLACES, BPF_F_MMAPABLE);
+
+/// Flows, `[CPU][place]`; mapped by nobody, but so each begins on a cache line.
+#[map]
+pub(crate) static FLOWS: Array<Flow> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Sub-interfaces by their own namespace and interface index.
 #[map]

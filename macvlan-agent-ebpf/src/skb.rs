@@ -9,6 +9,7 @@ use aya_ebpf::{
 };
 use macvlan_agent_ebpf::{
     abi::{NO_FIELD, Offsets, ParentKey, Window, limits},
+    flow::Likeness,
     frame::{self, Header, Resolution},
 };
 
@@ -43,30 +44,76 @@ fn head<const N: usize>(context: &TcContext) -> Option<&[u8; N]> {
     Some(unsafe { &*(start as *const [u8; N]) })
 }
 
-/// The Ethernet header where it lies in the frame's linear part.
+/// The first and the last eight bytes of the Ethernet header where it lies in the frame's linear part.
 #[inline(always)]
-fn ethernet(context: &TcContext) -> Option<Header> {
+fn ethernet(context: &TcContext) -> Option<(u64, u64)> {
     let bytes = head::<{ frame::ETHERNET }>(context)?.as_ptr();
     // SAFETY: both lie inside the header, and need no alignment.
-    let (first, last) = unsafe {
+    Some(unsafe {
         (
             bytes.cast::<u64>().read_unaligned(),
             bytes.add(frame::LAST).cast::<u64>().read_unaligned(),
         )
-    };
-    Some(Header::of_words(first, last))
+    })
+}
+
+/// A frame at a TC hook of a parent that is one alone, has no tag beside it, and its header is at hand.
+pub(crate) struct Plain {
+    /// What it is told apart by.
+    pub(crate) likeness: Likeness,
+    /// Its length.
+    pub(crate) bytes: u64,
+}
+
+impl Plain {
+    /// The frame in hand, if it is one; `state` is that of the tables.
+    #[inline(always)]
+    pub(crate) fn of(context: &TcContext, state: u64) -> Option<Self> {
+        // SAFETY: the context of a classifier is a `__sk_buff`, whose fields the kernel translates.
+        let skb = unsafe { &*context.skb.skb };
+        if skb.pkt_type == LOOPBACK || skb.vlan_present != 0 || skb.gso_size != 0 {
+            return None;
+        }
+        let (first, last) = ethernet(context)?;
+        Some(Self {
+            likeness: Likeness {
+                first,
+                last,
+                parent: u64::from(skb.ifindex) << 32 | u64::from(NETNS.load()),
+                state,
+            },
+            bytes: u64::from(skb.len),
+        })
+    }
+
+    /// How much it is.
+    #[inline(always)]
+    pub(crate) fn amount(&self) -> Amount {
+        Amount {
+            frames: 1,
+            bytes: self.bytes,
+        }
+    }
+}
+
+/// Whether an IPv6 packet may be neighbour discovery.
+#[inline(always)]
+pub(crate) fn may_be_icmpv6(context: &TcContext) -> bool {
+    const NEXT_HEADER: usize = frame::ETHERNET + 6;
+    head::<{ NEXT_HEADER + 1 }>(context).is_none_or(|bytes| bytes[NEXT_HEADER] == frame::ICMPV6)
 }
 
 impl Frame {
     /// The frame in hand; None for what has no Ethernet header.
     #[inline(always)]
     pub(crate) fn of(context: &TcContext) -> Option<Self> {
-        // SAFETY: the context of a classifier is a `__sk_buff`, whose fields the kernel translates.
+        // SAFETY: as in `Plain::of`.
         let skb = unsafe { &*context.skb.skb };
         if skb.pkt_type == LOOPBACK {
             return None;
         }
-        let header = ethernet(context)?;
+        let (first, last) = ethernet(context)?;
+        let header = Header::of_words(first, last);
         let tagged = skb.vlan_present != 0;
         let tag = if tagged { 4 } else { 0 };
         let length = u64::from(skb.len) + tag;
@@ -95,37 +142,6 @@ impl Frame {
             kernel_bytes: u64::from(skb.len),
             tagged,
         })
-    }
-
-    /// The frame in hand where it is one alone, has no tag beside it, and its header is at hand.
-    #[inline(always)]
-    pub(crate) fn plain(context: &TcContext) -> Option<Self> {
-        // SAFETY: as in `of`.
-        let skb = unsafe { &*context.skb.skb };
-        if skb.pkt_type == LOOPBACK || skb.vlan_present != 0 || skb.gso_size != 0 {
-            return None;
-        }
-        let bytes = u64::from(skb.len);
-        Some(Self {
-            parent: ParentKey {
-                netns: NETNS.load(),
-                ifindex: skb.ifindex,
-            },
-            header: ethernet(context)?,
-            amount: Amount { frames: 1, bytes },
-            kernel_bytes: bytes,
-            tagged: false,
-        })
-    }
-
-    /// Whether it may ask or answer whose an address is.
-    #[inline(always)]
-    pub(crate) fn may_resolve(&self, context: &TcContext) -> bool {
-        const NEXT_HEADER: usize = frame::ETHERNET + 6;
-        if self.header.is_ipv6() {
-            return head::<{ NEXT_HEADER + 1 }>(context).is_none_or(|bytes| bytes[NEXT_HEADER] == frame::ICMPV6);
-        }
-        self.header.is_arp()
     }
 
     /// The same as the handler will get it.

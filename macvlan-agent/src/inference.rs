@@ -49,8 +49,7 @@ impl Inference {
         totals.set(Counter::ApparentlyDownFrames, self.told);
         totals.raise(Counter::DeliveredExternalFrames, share(frames));
         totals.raise(Counter::DeliveredExternalBytes, share(bytes));
-        totals.raise(Counter::DeliveredSkbs, self.delivered);
-        totals.raise(Counter::DeliveredSkbBytes, share(bytes));
+        totals.raise(Counter::MergedFrames, share(frames).saturating_sub(self.delivered));
     }
 }
 
@@ -71,7 +70,6 @@ mod tests {
     fn sample(delivered: u64, down: u64) -> Sample {
         let mut totals = Totals::ZERO;
         totals.raise(Counter::DeliveredExternalFrames, delivered);
-        totals.raise(Counter::DeliveredSkbs, delivered);
         totals.raise(Counter::ApparentlyDownFrames, down);
         totals.raise(Counter::ApparentlyDownBytes, down * 100);
         totals.raise(Counter::ApparentlyDownSkbs, down);

@@ -56,9 +56,11 @@ struct Ours {
 impl Ours {
     fn of(sample: &Sample) -> Self {
         let at = |counter| sample.totals.at(counter, 0);
+        let frames = at(Counter::DeliveredExternalFrames) + at(Counter::DeliveredSiblingFrames);
+        let bytes = at(Counter::DeliveredExternalBytes) + at(Counter::DeliveredSiblingBytes);
         Self {
-            skbs: at(Counter::DeliveredSkbs) + at(Counter::ReturnedSkbs),
-            bytes: at(Counter::DeliveredSkbBytes),
+            skbs: frames.saturating_sub(at(Counter::MergedFrames)) + at(Counter::ReturnedSkbs),
+            bytes: bytes.saturating_sub(at(Counter::MergedBytes)),
         }
     }
 }

@@ -6,7 +6,7 @@ pub const RECENT_SECONDS: usize = 4;
 /// Rings of attempts in a cell: three directions, each for unicast frames and for asks (ARP, neighbour discovery).
 pub const RECENT_RINGS: usize = 6;
 
-/// One counter of a [`Cell`]. The first cache line is what a frame to or from outside touches.
+/// One counter of a [`Cell`]. The first ones, [`COMMON`] of them, are all that most frames touch.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(
@@ -20,12 +20,13 @@ pub enum Counter {
     DeliveredSiblingBytes,
     TransmittedExternalFrames,
     TransmittedExternalBytes,
-    /// Unicast skbs delivered, the kernel's own unit (`macvlan_count_rx` counts skbs).
-    DeliveredSkbs,
-    /// Their bytes as the kernel counts them: skb->len and the Ethernet header.
-    DeliveredSkbBytes,
     TransmittedSiblingFrames,
     TransmittedSiblingBytes,
+    /// By how much the delivered frames are more than the skbs that they came in, the kernel's own unit
+    /// (`macvlan_count_rx` counts skbs).
+    MergedFrames,
+    /// The same in bytes: the kernel counts skb->len and the Ethernet header.
+    MergedBytes,
     /// For one that is down for certain.
     InterfaceDownFrames,
     /// For one that was down as far as user space knew, where no handler says so.
@@ -47,9 +48,6 @@ pub enum Counter {
     /// What the handler returned, frames: one counter per [`super::Verdict`]. Of parents only.
     HandledFrames,
     HandledFramesLast = Self::HandledFrames as u32 + 3,
-    /// The same in skbs.
-    HandledSkbs,
-    HandledSkbsLast = Self::HandledSkbs as u32 + 3,
     /// Packets that died waiting for a neighbour (`frame_free`).
     NeighbourFailedPackets,
     /// Attempts that something behind our hook dropped (`frame_free`): direction × (unicast, ask).
@@ -95,36 +93,95 @@ impl<const RINGS: usize> Default for Recent<RINGS> {
     }
 }
 
-/// The counts of one owner on one CPU; only that CPU writes it.
+/// Number of those in [`Common`]: they fill a cache line.
+pub const COMMON: usize = Counter::MergedFrames as usize;
+
+/// What most frames are counted in. It lies apart from the rest, in a line of its own: many sub-interfaces then fit into
+/// what a CPU keeps at hand.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cell {
-    /// By [`Counter`].
-    pub counters: [u64; COUNTERS],
+pub struct Common {
+    /// The first of [`Counter`].
+    pub counters: [u64; COMMON],
+}
+
+const _: () = assert!(size_of::<Common>() == 64, "one cache line");
+
+/// All other counts.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rare {
+    /// Not 0 once anything below may be: else nobody needs to look.
+    pub touched: u64,
+    /// By [`Counter`], less [`COMMON`].
+    pub counters: [u64; COUNTERS - COMMON],
     /// Attempts that may still be answered, ring `direction * 2 + ask`.
     pub recent: Recent<RECENT_RINGS>,
-    /// Fills the cell up to whole cache lines.
+    /// Fills it up to whole cache lines.
     pub pad: [u64; PAD],
 }
 
-const PAD: usize = 7;
+const PAD: usize = 7 - (COUNTERS - COMMON + size_of::<Recent<RECENT_RINGS>>() / 8) % 8;
 
-const _: () = assert!(size_of::<Cell>().is_multiple_of(64), "a cell is whole cache lines");
+const _: () = assert!(size_of::<Rare>().is_multiple_of(64), "whole cache lines");
 
-impl Cell {
+impl Common {
+    /// Nothing counted.
+    pub const EMPTY: Self = Self { counters: [0; COMMON] };
+}
+
+impl Rare {
     /// Nothing counted.
     pub const EMPTY: Self = Self {
-        counters: [0; COUNTERS],
+        touched: 0,
+        counters: [0; COUNTERS - COMMON],
         recent: Recent {
             seconds: [0; RECENT_SECONDS],
             counts: [[0; RECENT_SECONDS]; RECENT_RINGS],
         },
         pad: [0; PAD],
     };
+}
+
+/// The counts of one owner on one CPU; only that CPU writes it.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cell {
+    /// What is common.
+    pub common: Common,
+    /// What is rare.
+    pub rare: Rare,
+}
+
+impl Cell {
+    /// Nothing counted.
+    pub const EMPTY: Self = Self {
+        common: Common::EMPTY,
+        rare: Rare::EMPTY,
+    };
 
     /// The value of the counter `offset` places behind `first` (0 where there is none).
     #[must_use]
     pub fn at(&self, first: Counter, offset: usize) -> u64 {
-        self.counters.get(first as usize + offset).copied().unwrap_or(0)
+        let place = first as usize + offset;
+        let counter = match place.checked_sub(COMMON) {
+            None => self.common.counters.get(place),
+            Some(rare) => self.rare.counters.get(rare),
+        };
+        counter.copied().unwrap_or(0)
+    }
+
+    /// The same with this value.
+    #[must_use]
+    pub fn with(mut self, counter: Counter, value: u64) -> Self {
+        let place = counter as usize;
+        let counter = match place.checked_sub(COMMON) {
+            None => self.common.counters.get_mut(place),
+            Some(rare) => self.rare.counters.get_mut(rare),
+        };
+        if let Some(counter) = counter {
+            *counter = value;
+        }
+        self
     }
 }

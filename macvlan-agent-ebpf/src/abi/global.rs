@@ -94,14 +94,19 @@ impl Offsets {
     };
 }
 
+/// Says in [`Settings::state`] that `handle_frame` is attached: it knows what was delivered, the TC programs only infer
+/// it.
+pub const HANDLER_ATTACHED: u64 = 1;
+
+/// What one change of the tables adds to [`Settings::state`].
+pub const TABLES_CHANGED: u64 = 2;
+
 /// What changes while the programs run; one element of a mapped array.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// 1 while `handle_frame` is attached: it knows what was delivered, the TC programs only infer it.
-    pub handler_attached: u32,
-    /// Zero.
-    pub pad: u32,
+    /// [`HANDLER_ATTACHED`], and above it how often the tables that frames are looked up in were changed.
+    pub state: u64,
     /// Where `macvlan_handle_frame` is in memory: a module comes and goes. Both 0 while that is not known.
     pub handler: Range,
 }

@@ -11,8 +11,8 @@ pub mod label;
 pub mod limits;
 
 pub use change::{Change, Table};
-pub use counts::{Cell, Counter, RECENT_RINGS, Recent};
-pub use global::{Location, Locations, NO_FIELD, Offsets, Range, Settings, Window};
+pub use counts::{Cell, Common, Counter, RECENT_RINGS, Rare, Recent};
+pub use global::{HANDLER_ATTACHED, Location, Locations, NO_FIELD, Offsets, Range, Settings, TABLES_CHANGED, Window};
 pub use key::{
     AddressKey, AddressOwner, Ask, AskKey, Attempted, Credit, DeviceEntry, NO_SLOT, ParentEntry, ParentKey, SlotEntry,
     SubInterfaceKey,
@@ -22,8 +22,8 @@ pub use label::{AskKind, Direction, Mode, Verdict};
 #[cfg(feature = "user")]
 mod pod {
     use super::{
-        AddressKey, AddressOwner, Ask, AskKey, Change, Credit, DeviceEntry, ParentEntry, ParentKey, SlotEntry,
-        SubInterfaceKey, global,
+        AddressKey, AddressOwner, Ask, AskKey, Credit, DeviceEntry, ParentEntry, ParentKey, SlotEntry, SubInterfaceKey,
+        global,
     };
 
     macro_rules! pod {
@@ -40,7 +40,6 @@ mod pod {
         AddressOwner,
         Ask,
         AskKey,
-        Change,
         Credit,
         DeviceEntry,
         ParentEntry,

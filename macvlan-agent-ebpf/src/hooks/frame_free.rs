@@ -10,7 +10,7 @@
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use macvlan_agent_ebpf::{
     abi::{
-        Counter, DeviceEntry, Direction, Location, NO_SLOT, ParentKey, SlotEntry, SubInterfaceKey,
+        Counter, DeviceEntry, Direction, HANDLER_ATTACHED, Location, NO_SLOT, ParentKey, SlotEntry, SubInterfaceKey,
         key::{DEVICE_NO_CARRIER, DEVICE_TAP, PARENT_KEEPS_SOURCE},
         label::Cause,
         limits,
@@ -132,7 +132,7 @@ fn queue_full(skb: u64, parent: Parent, windows: &mut Windows) -> Option<()> {
     if !frame.header.is_multicast() || is_handled(skb) {
         return None;
     }
-    let seen = SETTINGS.get(0).is_some_and(|settings| settings.handler_attached != 0);
+    let seen = count::state() & HANDLER_ATTACHED != 0;
     if !seen && parent.flags & PARENT_KEEPS_SOURCE != 0 {
         return None;
     }

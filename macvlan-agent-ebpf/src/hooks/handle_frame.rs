@@ -16,12 +16,13 @@ use aya_ebpf::{
 use aya_log_ebpf::warn;
 use macvlan_agent_ebpf::{
     abi::{Counter, Mode, NO_SLOT, ParentKey, SubInterfaceKey, Verdict, label::Lost},
+    flow::{self, Cells},
     frame::Mac,
     verdict::{Consumed, consumed_unicast, keeps_own_multicast, verdict_of},
 };
 
 use crate::{
-    count::{self, Tally},
+    count::{self, Amount, Tally},
     entry::{self, ENTERED, Entry},
 };
 
@@ -87,7 +88,11 @@ fn enter(context: &impl EbpfContext, holder: *const u64) -> Option<()> {
 /// An entry whose return nobody saw: its verdict is unknown.
 #[inline(always)]
 fn missed(context: &impl EbpfContext, entry: &Entry) {
-    if let Some(tally) = totals(entry.parent.slot, entry.frame.parent) {
+    if entry.flow != 0 {
+        if let Some(rest) = count::rest_at(entry.total as u32) {
+            rest.add_at(Counter::HandledFrames, Verdict::Unknown.index(), 1);
+        }
+    } else if let Some(tally) = totals(entry.parent.slot, entry.frame.parent) {
         handled(tally, Verdict::Unknown, entry.frame.amount.frames);
     }
     count::lost(Lost::Returns, 1);
@@ -115,7 +120,6 @@ fn warn_rarely(context: &impl EbpfContext) {
 #[inline(always)]
 fn handled(tally: Tally, verdict: Verdict, frames: u64) {
     tally.add_at(Counter::HandledFrames, verdict.index(), frames);
-    tally.add_at(Counter::HandledSkbs, verdict.index(), 1);
 }
 
 #[kretprobe]
@@ -144,11 +148,25 @@ fn leave(returned: u64) -> Option<()> {
     }
     entry.stage = entry::NONE;
     let verdict = verdict_of(returned);
-    if let Some(tally) = totals(entry.parent.slot, entry.frame.parent) {
-        handled(tally, verdict, entry.frame.amount.frames);
-    }
-    if entry.frame.is_loopback() {
-        return None;
+    if entry.flow != 0 {
+        if let Some(rest) = count::rest_at(entry.total as u32) {
+            rest.add_at(Counter::HandledFrames, verdict.index(), 1);
+        }
+        match verdict {
+            Verdict::Delivered if entry.cells.owner != flow::NOTHING => {
+                return delivered_of(entry.cells, entry.frame.kernel_bytes);
+            }
+            // The parent's own.
+            Verdict::Passed if entry.cells.owner == flow::NOTHING => return None,
+            _ => entry.unfold()?,
+        }
+    } else {
+        if let Some(tally) = totals(entry.parent.slot, entry.frame.parent) {
+            handled(tally, verdict, entry.frame.amount.frames);
+        }
+        if entry.frame.is_loopback() {
+            return None;
+        }
     }
     match verdict {
         Verdict::Delivered => delivered(entry),
@@ -162,19 +180,14 @@ fn leave(returned: u64) -> Option<()> {
 /// or going (`macvlan_stop`), whatever user space has heard of that by now. Mode source is passed always.
 #[inline(always)]
 fn passed(entry: &Entry) -> Option<()> {
-    let Entry {
-        frame,
-        source,
-        destination,
-        ..
-    } = entry;
+    let (frame, source, destination) = (&entry.frame, entry.source, entry.destination);
     if entry.is_passthru() || frame.header.is_multicast() {
         return None;
     }
     if !destination.is_known() || destination.is_in(Mode::Source) {
         return None;
     }
-    if source.is_in(Mode::Bridge) && destination.is_in(Mode::Bridge) {
+    if source.is_bridged_with(destination) {
         // What the switch has returned was counted when it was sent out. What was never sent out was looped, and its
         // addressee went while it was under way.
         if count::was_sent_out(destination.slot()) {
@@ -186,14 +199,23 @@ fn passed(entry: &Entry) -> Option<()> {
     Some(())
 }
 
+/// A frame of a flow.
+#[inline(always)]
+fn delivered_of(cells: Cells, bytes: u64) -> Option<()> {
+    let amount = Amount { frames: 1, bytes };
+    let few = count::few_at(cells.owner)?;
+    if cells.sibling == flow::NOTHING {
+        few.delivered(false, amount);
+        return Some(());
+    }
+    few.delivered(true, amount);
+    count::few_at(cells.sibling)?.pair(Counter::TransmittedSiblingFrames, amount);
+    Some(())
+}
+
 #[inline(always)]
 fn delivered(entry: &Entry) -> Option<()> {
-    let Entry {
-        frame,
-        source,
-        destination,
-        ..
-    } = entry;
+    let (frame, source, destination) = (&entry.frame, entry.source, entry.destination);
     if frame.header.is_multicast() {
         return None;
     }
@@ -202,29 +224,19 @@ fn delivered(entry: &Entry) -> Option<()> {
     // Not known yet, but delivered: in all likelihood in bridge mode, since the sender is.
     let takes = !destination.is_known() || destination.is_in(Mode::Bridge);
     let sibling = source.is_in(Mode::Bridge) && takes && !entry.is_passthru();
-    let first = if sibling {
+    if sibling {
         // Proof that it was looped inside: counted here for the sender as well, whether or not its addressee is known.
         if let Some(tally) = count::cell(source.slot()) {
             tally.pair(Counter::TransmittedSiblingFrames, frame.amount);
         }
-        Counter::DeliveredSiblingFrames
-    } else {
-        Counter::DeliveredExternalFrames
-    };
-    tally.pair(first, frame.amount);
-    tally.add(Counter::DeliveredSkbs, 1);
-    tally.add(Counter::DeliveredSkbBytes, frame.kernel_bytes);
+    }
+    tally.delivered(sibling, frame.amount, frame.kernel_bytes);
     Some(())
 }
 
 #[inline(always)]
 fn consumed(entry: &Entry) -> Option<()> {
-    let Entry {
-        frame,
-        source,
-        destination,
-        ..
-    } = entry;
+    let (frame, source, destination) = (&entry.frame, entry.source, entry.destination);
     if frame.header.is_multicast() {
         // A fragment that waits for the others (`ip_check_defrag`) is nobody's yet; the last one brings them all.
         if entry.held != 0 {
@@ -233,7 +245,7 @@ fn consumed(entry: &Entry) -> Option<()> {
         return returned_to_sender(entry);
     }
     // The kernel found the addressee: a sibling's frame was looped, not returned by the switch.
-    if source.is_in(Mode::Bridge) && destination.is_in(Mode::Bridge) && !entry.is_passthru() {
+    if source.is_bridged_with(destination) && !entry.is_passthru() {
         count::cell(source.slot())?.pair(Counter::TransmittedSiblingFrames, frame.amount);
     }
     match consumed_unicast(destination.entry()) {

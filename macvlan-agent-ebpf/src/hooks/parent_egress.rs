@@ -2,11 +2,12 @@
 //! between the two shows: the kernel sends it out as a success and nothing returns it (`drivers/net/macvlan.c`,
 //! `macvlan_queue_xmit`, label `xmit_world`, 5.10 to 7.1).
 
-use aya_ebpf::{macros::classifier, programs::TcContext};
+use aya_ebpf::{EbpfContext as _, bindings::__sk_buff, macros::classifier, programs::TcContext};
 use macvlan_agent_ebpf::{
     abi::{AddressKey, AddressOwner, AskKind, Counter, Direction, NO_SLOT, ParentKey, SlotEntry, key::PARENT_PASSTHRU},
+    flow::{self, Cells, Flow, Likeness},
     frame::{Header, Says},
-    front::Parent,
+    front::{Parent, Whose},
     verdict::bridged,
 };
 
@@ -14,15 +15,96 @@ use super::parent_ingress::NEXT;
 use crate::{
     count::{self, Tally},
     maps::ADDRESSES,
-    skb::Frame,
+    skb::{Frame, Plain},
 };
 
 #[classifier]
 pub(crate) fn parent_egress(context: TcContext) -> i32 {
-    if let Some(frame) = Frame::of(&context) {
-        let _ = count_frame(&context, &frame);
+    if common(&context).is_none() {
+        any(context.as_ptr().cast());
     }
     NEXT
+}
+
+/// Any frame at all, as at ingress.
+#[inline(never)]
+fn any(skb: *mut __sk_buff) {
+    let context = &TcContext::new(skb);
+    if let Some(frame) = Frame::of(context) {
+        let _ = count_frame(context, &frame);
+    }
+}
+
+/// What nearly all frames are: one frame, unicast, to the world outside, and what goes wrong most often, to the parent.
+/// None for all else: nothing was done with it.
+#[inline(always)]
+fn common(context: &TcContext) -> Option<()> {
+    let cpu = count::cpu();
+    let frame = Plain::of(context, flow::at_egress(count::state()))?;
+    let (_, flow) = count::flow(&frame.likeness, cpu)?;
+    if flow.of != frame.likeness {
+        flow.of = frame.likeness;
+        learn(flow, cpu);
+    }
+    let owner = flow.cells.owner;
+    let Some(few) = count::few_at(owner) else {
+        return (owner != flow::EACH).then_some(());
+    };
+    few.pair(Counter::TransmittedExternalFrames, frame.amount());
+    if flow.is_attempt != 0 {
+        let (direction, now) = (Direction::ChildToParent, count::now());
+        count::attempted(flow.source.whose().slot(), direction);
+        for place in [owner, flow.total] {
+            if let Some(rest) = count::rest_at(place) {
+                rest.attempt(direction, AskKind::Unicast, 1, now);
+            }
+        }
+    }
+    Some(())
+}
+
+/// Finds out what frames are.
+#[inline(never)]
+fn learn(flow: &mut Flow, cpu: u32) {
+    let of = flow.of;
+    *flow = found(&of, cpu).unwrap_or(Flow::of_each(of));
+}
+
+/// None where they are to be looked at one by one.
+#[inline(always)]
+fn found(of: &Likeness, cpu: u32) -> Option<Flow> {
+    let header = of.header();
+    let place = count::parent_place(of.parent())?;
+    let parent = Parent::of_place(place);
+    if header.is_multicast() || parent.flags & PARENT_PASSTHRU != 0 {
+        return None;
+    }
+    let destination = count::in_front(parent.slot, header.destination)?;
+    // What the parent's own stack sends to the world is not counted here.
+    let from_parent = header.source == parent.mac;
+    let is_attempt = !from_parent && header.destination == parent.mac;
+    let source = if from_parent {
+        Whose::NOBODY
+    } else {
+        count::in_front(parent.slot, header.source)?
+    };
+    // Whom the parent's MAC belongs to as well is not asked.
+    if destination.is_known() && !is_attempt || !from_parent && !source.is_known() {
+        return None;
+    }
+    Some(Flow {
+        of: *of,
+        cells: Cells {
+            owner: count::place_or_nothing(source, cpu),
+            sibling: flow::NOTHING,
+        },
+        total: count::place_of(parent.slot, cpu),
+        source: source.packed(),
+        destination: destination.packed(),
+        is_ipv6: u16::from(header.is_ipv6()),
+        is_attempt: u16::from(is_attempt),
+        parent: place,
+    })
 }
 
 #[inline(always)]

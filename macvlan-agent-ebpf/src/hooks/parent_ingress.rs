@@ -3,9 +3,10 @@
 //!
 //! `__netif_receive_skb_core` (`net/core/dev.c`, 5.10 to 7.1) runs it before the rx handler.
 
-use aya_ebpf::{macros::classifier, programs::TcContext};
+use aya_ebpf::{EbpfContext as _, bindings::__sk_buff, macros::classifier, programs::TcContext};
 use macvlan_agent_ebpf::{
-    abi::{Counter, Direction, Mode, SlotEntry, key::PARENT_PASSTHRU, label::Reflection},
+    abi::{Counter, Direction, HANDLER_ATTACHED, Mode, SlotEntry, key::PARENT_PASSTHRU, label::Reflection},
+    flow::{self, Cells, Flow, Likeness},
     frame::{Mac, Says},
     front::{Parent, Whose},
     verdict::{bridged, keeps_own_multicast},
@@ -14,8 +15,7 @@ use macvlan_agent_ebpf::{
 use crate::{
     count::{self, Tally},
     entry,
-    maps::SETTINGS,
-    skb::{self, Frame},
+    skb::{self, Frame, Plain},
 };
 
 /// `TCX_NEXT`, `TC_ACT_UNSPEC`: whoever comes next decides.
@@ -23,63 +23,103 @@ pub(crate) const NEXT: i32 = -1;
 
 #[classifier]
 pub(crate) fn parent_ingress(context: TcContext) -> i32 {
-    let handled = handler_attached();
-    if common(&context, handled).is_none() {
-        any(&context, handled);
+    let state = count::state();
+    if common(&context, state).is_none() {
+        any(context.as_ptr().cast(), state & HANDLER_ATTACHED);
     }
     NEXT
 }
 
-/// What nearly all frames are, without the rest: one frame, unicast, not about addresses, from outside or looped inside,
-/// for the parent or for a sub-interface that is up. None for all else: nothing was done with it.
+/// What nearly all frames are: one frame, unicast, not about addresses, from outside or looped inside, for the parent or
+/// for a sub-interface that is up. None for all else: nothing was done with it.
 #[inline(always)]
-fn common(context: &TcContext, handled: bool) -> Option<()> {
-    let frame = Frame::plain(context)?;
-    if frame.header.is_multicast() || frame.may_resolve(context) {
+fn common(context: &TcContext, state: u64) -> Option<()> {
+    let cpu = count::cpu();
+    let frame = Plain::of(context, state)?;
+    let (place, flow) = count::flow(&frame.likeness, cpu)?;
+    if flow.of != frame.likeness {
+        flow.of = frame.likeness;
+        learn(flow, cpu);
+    }
+    if flow.is_ipv6 != 0 && skb::may_be_icmpv6(context) {
         return None;
     }
-    let parent = count::parent_in_front(frame.parent)?;
-    if parent.flags & PARENT_PASSTHRU != 0 {
+    let Cells { owner, sibling } = flow.cells;
+    if state & HANDLER_ATTACHED != 0 {
+        if owner == flow::EACH {
+            return None;
+        }
+        hand_over_flow(context, &frame, place, flow);
+        return Some(());
+    }
+    let Some(few) = count::few_at(owner) else {
+        return (owner != flow::EACH).then_some(());
+    };
+    // What nobody saw being delivered is inferred: it is for a sub-interface that is up.
+    if sibling == flow::NOTHING {
+        few.delivered(false, frame.amount());
+        return Some(());
+    }
+    few.delivered(true, frame.amount());
+    count::few_at(sibling)?.pair(Counter::TransmittedSiblingFrames, frame.amount());
+    Some(())
+}
+
+/// Finds out what frames are.
+#[inline(never)]
+fn learn(flow: &mut Flow, cpu: u32) {
+    let of = flow.of;
+    *flow = found(&of, cpu).unwrap_or(Flow::of_each(of));
+}
+
+/// None where they are to be looked at one by one.
+#[inline(always)]
+fn found(of: &Likeness, cpu: u32) -> Option<Flow> {
+    let header = of.header();
+    if header.is_multicast() || header.is_arp() {
         return None;
     }
-    let destination = count::in_front(parent.slot, frame.header.destination)?;
-    let source = count::in_front(parent.slot, frame.header.source)?;
-    let looped = source.is_known();
-    if looped && !(source.is_in(Mode::Bridge) && destination.is_in(Mode::Bridge)) || frame.header.source == parent.mac {
+    let place = count::parent_place(of.parent())?;
+    let parent = Parent::of_place(place);
+    if parent.flags & PARENT_PASSTHRU != 0 || header.source == parent.mac {
+        return None;
+    }
+    let destination = count::in_front(parent.slot, header.destination)?;
+    let source = count::in_front(parent.slot, header.source)?;
+    if source.is_known() && !source.is_bridged_with(destination) {
         return None;
     }
     if destination.is_known() {
         if !destination.is_up() || destination.is_in(Mode::Source) {
             return None;
         }
-    } else if looped || frame.header.destination != parent.mac {
+    } else if header.destination != parent.mac {
         return None;
     }
-    if handled {
-        hand_over(context, &frame, parent, source, destination);
-    } else if destination.is_known() {
-        if looped {
-            count::cell(source.slot())?.pair(Counter::TransmittedSiblingFrames, frame.amount);
-        }
-        if let Some(tally) = count::cell(destination.slot()) {
-            delivered(tally, &frame, looped);
-        }
-    }
-    Some(())
+    Some(Flow {
+        of: *of,
+        cells: Cells {
+            owner: count::place_or_nothing(destination, cpu),
+            sibling: count::place_or_nothing(source, cpu),
+        },
+        total: count::place_of(parent.slot, cpu),
+        source: source.packed(),
+        destination: destination.packed(),
+        is_ipv6: u16::from(header.is_ipv6()),
+        is_attempt: 0,
+        parent: place,
+    })
 }
 
-/// Any frame at all.
-#[inline(always)]
-fn any(context: &TcContext, handled: bool) {
+/// Any frame at all. It is a function of its own, so that the kernel's verifier follows it once, however it comes there.
+#[inline(never)]
+fn any(skb: *mut __sk_buff, handled: u64) {
+    let context = &TcContext::new(skb);
+    let handled = handled != 0;
     let counted = Frame::of(context).and_then(|frame| count_frame(context, &frame, handled));
     if handled && counted.is_none() {
         forget();
     }
-}
-
-#[inline(always)]
-fn handler_attached() -> bool {
-    SETTINGS.get(0).is_some_and(|settings| settings.handler_attached != 0)
 }
 
 /// What is left of a frame that never reached the handler is not the next one's.
@@ -92,7 +132,18 @@ fn forget() {
     }
 }
 
-/// Hands the frame to [`super::handle_frame`].
+/// Hands a frame of a flow to [`super::handle_frame`].
+#[inline(always)]
+fn hand_over_flow(context: &TcContext, frame: &Plain, place: u32, flow: &Flow) {
+    // A frame whose return was missed is left to the next entry. Where there are flows no thread interrupts another.
+    if let Some(entry) = entry::of(0)
+        && entry.stage != entry::ENTERED
+    {
+        entry.take(skb::address(context), place, flow, frame.bytes);
+    }
+}
+
+/// Hands any frame to it.
 #[inline(always)]
 fn hand_over(context: &TcContext, frame: &Frame, parent: Parent, source: Whose, destination: Whose) {
     let Some(entry) = entry::of(entry::thread()) else {
@@ -109,6 +160,7 @@ fn hand_over(context: &TcContext, frame: &Frame, parent: Parent, source: Whose, 
     }
     entry.stage = entry::READ;
     entry.skb = skb::address(context);
+    entry.flow = 0;
     entry.frame = frame.handed(context);
     entry.parent = parent;
     entry.source = source;
@@ -166,7 +218,7 @@ fn count_frame(context: &TcContext, frame: &Frame, handled: bool) -> Option<()> 
                 down(tally, frame);
             }
         } else {
-            delivered(tally, frame, looped);
+            tally.delivered(looped, frame.amount, frame.kernel_bytes);
         }
     }
     Some(())
@@ -175,7 +227,7 @@ fn count_frame(context: &TcContext, frame: &Frame, handled: bool) -> Option<()> 
 /// For one that is down as far as user space knows; it asks the kernel whether that was so when it tells the count.
 #[inline(always)]
 fn down(tally: Tally, frame: &Frame) {
-    tally.pair(Counter::ApparentlyDownFrames, frame.amount);
+    tally.rare_pair(Counter::ApparentlyDownFrames, frame.amount);
     tally.add(Counter::ApparentlyDownSkbs, 1);
 }
 
@@ -188,19 +240,6 @@ fn inferred(frame: &Frame, parent: Parent, destination: SlotEntry) -> bool {
     } else {
         frame.header.destination != parent.mac
     }
-}
-
-/// What nobody saw being delivered is inferred: it is for a sub-interface that is up.
-#[inline(always)]
-fn delivered(tally: Tally, frame: &Frame, sibling: bool) {
-    let first = if sibling {
-        Counter::DeliveredSiblingFrames
-    } else {
-        Counter::DeliveredExternalFrames
-    };
-    tally.pair(first, frame.amount);
-    tally.add(Counter::DeliveredSkbs, 1);
-    tally.add(Counter::DeliveredSkbBytes, frame.kernel_bytes);
 }
 
 /// Every unicast frame goes to the one sub-interface; its MAC is the parent's, so nothing tells a reflection.
@@ -216,7 +255,7 @@ fn passthru(frame: &Frame, parent: Parent, addressee: SlotEntry) -> Option<()> {
     if addressee.up == 0 {
         down(tally, frame);
     } else {
-        delivered(tally, frame, false);
+        tally.delivered(false, frame.amount, frame.kernel_bytes);
     }
     Some(())
 }

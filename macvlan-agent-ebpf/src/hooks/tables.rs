@@ -5,6 +5,8 @@
 //! `kernel/trace/bpf_trace.c`, counts on the same `bpf_prog_active`): frames that an interrupt brings in between would
 //! pass `handle_frame` unseen. A program that changes a map stops nobody.
 
+use core::mem::offset_of;
+
 use aya_ebpf::{bindings::BPF_ANY, macros::classifier, maps::HashMap, programs::TcContext};
 use macvlan_agent_ebpf::abi::{Change, Table, change::WORDS};
 
@@ -33,8 +35,14 @@ pub(crate) fn tables(context: TcContext) -> i32 {
 
 #[inline(always)]
 fn make<K, V>(table: &HashMap<K, V>, change: &Change) -> Result<(), i32> {
-    const { assert!(size_of::<K>() <= WORDS * 4 && size_of::<V>() <= WORDS * 4) };
-    // SAFETY: both fit into the words, are made of integers alone, and need no larger alignment than a word.
+    const {
+        assert!(size_of::<K>() <= WORDS * 4 && size_of::<V>() <= WORDS * 4);
+        assert!(align_of::<K>() <= align_of::<Change>() && align_of::<V>() <= align_of::<Change>());
+        assert!(offset_of!(Change, key).is_multiple_of(align_of::<Change>()));
+        assert!(offset_of!(Change, value).is_multiple_of(align_of::<Change>()));
+    };
+    // SAFETY: both fit into the words, which begin where a change may, and are made of integers alone, of which any bytes
+    // are a value.
     let (key, value) = unsafe {
         (
             &*(&raw const change.key).cast::<K>(),

@@ -3,10 +3,20 @@
 //! A system call on a map would make the kernel skip kprobe programs on this CPU while it lasts (`bpf_prog_active`,
 //! `trace_call_bpf` in `kernel/trace/bpf_trace.c`).
 
-use std::{io, num::NonZeroUsize, os::fd::AsFd, ptr::NonNull};
+use std::{
+    io,
+    num::NonZeroUsize,
+    os::fd::AsFd,
+    ptr::NonNull,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use macvlan_agent_ebpf::{
-    abi::{Cell, Counter, Range, Settings, counts::COUNTERS, counts::RECENT_RINGS, label::Lost},
+    abi::{
+        Cell, Common, Counter, HANDLER_ATTACHED, RECENT_RINGS, Range, Rare, Settings, TABLES_CHANGED,
+        counts::{COMMON, COUNTERS},
+        label::Lost,
+    },
     pending,
 };
 use nix::{
@@ -94,11 +104,22 @@ impl Totals {
 
     /// Adds one cell as it was in second `now`.
     pub fn add(&mut self, cell: &Cell, now: u32) {
-        for (sum, value) in self.counters.iter_mut().zip(cell.counters) {
+        self.add_common(&cell.common);
+        self.add_rare(&cell.rare, now);
+    }
+
+    fn add_common(&mut self, common: &Common) {
+        for (sum, value) in self.counters.iter_mut().zip(common.counters) {
+            *sum = sum.wrapping_add(value);
+        }
+    }
+
+    fn add_rare(&mut self, rare: &Rare, now: u32) {
+        for (sum, value) in self.counters.iter_mut().skip(COMMON).zip(rare.counters) {
             *sum = sum.wrapping_add(value);
         }
         for (ring, sum) in self.pending.iter_mut().enumerate() {
-            *sum += pending::pending(&cell.recent, ring, now);
+            *sum += pending::pending(&rare.recent, ring, now);
         }
     }
 
@@ -123,17 +144,25 @@ impl Totals {
 
 /// The mapped maps.
 pub struct Counts {
-    cells: Mapped<Cell>,
+    common: Mapped<Common>,
+    rare: Mapped<Rare>,
     lost: Mapped<u64>,
     settings: Mapped<Settings>,
     cpus: usize,
 }
 
 impl Counts {
-    /// Maps the three arrays. `cells` has `slots` × `cpus` elements.
-    pub fn map(cells: impl AsFd, lost: impl AsFd, settings: impl AsFd, slots: usize, cpus: usize) -> io::Result<Self> {
+    /// Maps the arrays. Those of the cells, what is common and the rest, have `slots` × `cpus` elements.
+    pub fn map(
+        (common, rare): (impl AsFd, impl AsFd),
+        lost: impl AsFd,
+        settings: impl AsFd,
+        slots: usize,
+        cpus: usize,
+    ) -> io::Result<Self> {
         Ok(Self {
-            cells: Mapped::of(cells, slots * cpus)?,
+            common: Mapped::of(common, slots * cpus)?,
+            rare: Mapped::of(rare, slots * cpus)?,
             lost: Mapped::of(lost, Lost::ALL.len() * cpus)?,
             settings: Mapped::of(settings, 1)?,
             cpus,
@@ -144,11 +173,19 @@ impl Counts {
     #[must_use]
     pub fn totals(&self, slot: u32, extra: &[Cell]) -> Totals {
         let first = usize::try_from(slot).unwrap_or(usize::MAX).saturating_mul(self.cpus);
+        let cells = first..first.saturating_add(self.cpus);
+        let mut common = Totals::ZERO;
+        for cell in cells.clone().filter_map(|index| self.common.read(index)) {
+            common.add_common(&cell);
+        }
+        if extra.is_empty() && !cells.clone().any(|index| self.is_touched(index)) {
+            return common;
+        }
         loop {
             let now = monotonic_second();
-            let mut totals = Totals::ZERO;
-            for cell in (first..first + self.cpus).filter_map(|index| self.cells.read(index)) {
-                totals.add(&cell, now);
+            let mut totals = common.clone();
+            for cell in cells.clone().filter_map(|index| self.rare.read(index)) {
+                totals.add_rare(&cell, now);
             }
             for cell in extra {
                 totals.add(cell, now);
@@ -164,18 +201,33 @@ impl Counts {
     #[must_use]
     pub fn counter(&self, slot: u32, counter: Counter) -> u64 {
         let first = usize::try_from(slot).unwrap_or(usize::MAX).saturating_mul(self.cpus);
-        let cells = (first..first.saturating_add(self.cpus)).filter_map(|index| self.cells.pointer(index));
-        // SAFETY: the pointer is to a whole cell inside the mapping, and the counter is one of the cell's.
-        cells
-            .map(|cell| unsafe { (&raw const (*cell).counters[counter as usize]).read_volatile() })
-            .sum()
+        let cells = first..first.saturating_add(self.cpus);
+        let place = counter as usize;
+        let read = |index| {
+            // SAFETY: the pointers are to whole elements inside their mapping, and the counter is one of them.
+            Some(unsafe {
+                match place.checked_sub(COMMON) {
+                    None => (&raw const (*self.common.pointer(index)?).counters[place]).read_volatile(),
+                    Some(place) => (&raw const (*self.rare.pointer(index)?).counters[place]).read_volatile(),
+                }
+            })
+        };
+        cells.filter_map(read).sum()
+    }
+
+    /// Whether there is anything beside what is common.
+    fn is_touched(&self, index: usize) -> bool {
+        // SAFETY: the pointer is to a whole element inside the mapping.
+        let touched = |rare: *mut Rare| unsafe { (&raw const (*rare).touched).read_volatile() } != 0;
+        self.rare.pointer(index).is_some_and(touched)
     }
 
     /// Empties a slot that no program writes any more.
     pub fn clear(&self, slot: u32) {
         let first = usize::try_from(slot).unwrap_or(usize::MAX).saturating_mul(self.cpus);
         for index in first..first.saturating_add(self.cpus) {
-            self.cells.write(index, Cell::EMPTY);
+            self.common.write(index, Common::EMPTY);
+            self.rare.write(index, Rare::EMPTY);
         }
     }
 
@@ -190,18 +242,34 @@ impl Counts {
 
     /// Tells the TC programs whether `handle_frame` counts what is delivered.
     pub fn set_handler_attached(&self, attached: bool) {
-        self.change_settings(|settings| settings.handler_attached = u32::from(attached));
+        if let Some(state) = self.state() {
+            if attached {
+                state.fetch_or(HANDLER_ATTACHED, Ordering::SeqCst);
+            } else {
+                state.fetch_and(!HANDLER_ATTACHED, Ordering::SeqCst);
+            }
+        }
+    }
+
+    /// Tells the TC programs that the tables have changed: what they found out before holds no longer.
+    pub fn tables_changed(&self) {
+        if let Some(state) = self.state() {
+            state.fetch_add(TABLES_CHANGED, Ordering::SeqCst);
+        }
+    }
+
+    fn state(&self) -> Option<&AtomicU64> {
+        // SAFETY: the word is aligned and inside the mapping, which lives as long as `self`; here it is written by atomic
+        // operations alone, in the kernel it is only read.
+        let state = |settings: *mut Settings| unsafe { AtomicU64::from_ptr(&raw mut (*settings).state) };
+        self.settings.pointer(0).map(state)
     }
 
     /// Tells `frame_free` where macvlan's handler is.
     pub fn set_handler_range(&self, range: Range) {
-        self.change_settings(|settings| settings.handler = range);
-    }
-
-    fn change_settings(&self, change: impl FnOnce(&mut Settings)) {
-        if let Some(mut settings) = self.settings.read(0) {
-            change(&mut settings);
-            self.settings.write(0, settings);
+        if let Some(settings) = self.settings.pointer(0) {
+            // SAFETY: the field is inside the mapping; the programs read each of its words whole.
+            unsafe { (&raw mut (*settings).handler).write_volatile(range) };
         }
     }
 }
@@ -225,13 +293,15 @@ mod tests {
 
     #[test]
     fn totals_are_the_sum_of_cells_and_of_what_is_pending() {
-        let mut cell = Cell::EMPTY;
-        cell.counters[Counter::Attempts as usize] = 5;
-        pending::add(&mut cell.recent, 0, 2, 50);
+        let mut cell = Cell::EMPTY
+            .with(Counter::Attempts, 5)
+            .with(Counter::DeliveredExternalFrames, 7);
+        pending::add(&mut cell.rare.recent, 0, 2, 50);
         let mut totals = Totals::ZERO;
         totals.add(&cell, 51);
         totals.add(&cell, 51);
         assert_eq!((totals.at(Counter::Attempts, 0), totals.pending[0]), (10, 4));
+        assert_eq!(totals.at(Counter::DeliveredExternalFrames, 0), 14);
         let mut later = Totals::ZERO;
         later.add(&cell, 54);
         assert_eq!(later.pending[0], 0, "settled");

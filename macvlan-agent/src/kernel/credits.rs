@@ -52,10 +52,12 @@ impl Credits {
         self.asked = asked;
     }
 
-    /// A key leads to its owner from now on.
-    pub(super) fn expect(&mut self, whose: Whose, key: SubInterfaceKey) {
+    /// Each of these keys leads to its owner from now on.
+    pub(super) fn expect(&mut self, fresh: impl IntoIterator<Item = (Whose, SubInterfaceKey)>) {
         let due = Instant::now() + DELAY;
-        self.awaited.entry(whose).or_default().push((due, key));
+        for (whose, key) in fresh {
+            self.awaited.entry(whose).or_default().push((due, key));
+        }
     }
 
     /// Whether counts may still be waiting.
@@ -129,8 +131,7 @@ mod tests {
     #[test]
     fn a_credit_is_that_of_all_cpus_and_as_old_as_its_first_frame() {
         let credit = |since, frames| {
-            let mut cell = Cell::EMPTY;
-            cell.counters[Counter::DeliveredExternalFrames as usize] = frames;
+            let cell = Cell::EMPTY.with(Counter::DeliveredExternalFrames, frames);
             Credit { since, cell }
         };
         let frames = |oldest| {

@@ -25,6 +25,7 @@ use macvlan_agent_ebpf::{
 use super::{
     counts::{Counts, Totals},
     credits::{Credits, Whose},
+    differences::differences,
     fronts::{Fronts, Words},
     load::{ChangeError, Kernel, LoadError},
     room::Room,
@@ -419,6 +420,7 @@ impl Directory {
     fn write(&mut self, kernel: &Kernel, tables: &Tables) -> Result<(), DirectoryError> {
         // First, since it cannot fail: what a map refuses then is at least found in front, and what is gone is not.
         self.fronts.write(Words::of(&tables.parents, &tables.sub_interfaces));
+        self.counts.tables_changed();
         let before = &self.tables;
         let (addresses, devices) = ((Table::Addresses, "ADDRESSES"), (Table::Devices, "DEVICES"));
         sync(kernel, addresses, &before.addresses, &tables.addresses)?;
@@ -431,19 +433,16 @@ impl Directory {
     /// Notes whose counts may have waited under a key that leads to a slot only now.
     fn await_credits(&mut self, tables: &Tables, slots: &HashMap<u64, u32>) {
         let owners: HashMap<u32, u64> = slots.iter().map(|(id, slot)| (*slot, *id)).collect();
-        for (key, entry) in &tables.sub_interfaces {
-            let before = self.tables.sub_interfaces.get(key);
-            let fresh = before.is_none_or(|old| old.slot != entry.slot);
-            if fresh && let Some(&id) = owners.get(&entry.slot) {
-                self.credits.expect(Whose::SubInterface(id), *key);
-            }
-        }
-        for key in tables.parents.keys() {
-            if !self.tables.parents.contains_key(key) {
-                self.credits
-                    .expect(Whose::Parent(*key), SubInterfaceKey::of_parent(*key));
-            }
-        }
+        let before = &self.tables;
+        let sub_interfaces = differences(&before.sub_interfaces, &tables.sub_interfaces).filter_map(|(key, entry)| {
+            let slot = entry?.slot;
+            let known = before.sub_interfaces.get(key).is_some_and(|old| old.slot == slot);
+            let id = owners.get(&slot).filter(|_| !known)?;
+            Some((Whose::SubInterface(*id), *key))
+        });
+        let parents = tables.parents.keys().filter(|key| !before.parents.contains_key(key));
+        let parents = parents.map(|key| (Whose::Parent(*key), SubInterfaceKey::of_parent(*key)));
+        self.credits.expect(sub_interfaces.chain(parents));
     }
 
     /// Whether counts of a sub-interface may still be waiting under its key.
@@ -519,11 +518,11 @@ fn sync<K: aya::Pod + Ord, V: aya::Pod + PartialEq>(
     before: &BTreeMap<K, V>,
     after: &BTreeMap<K, V>,
 ) -> Result<(), DirectoryError> {
-    let gone = before.keys().filter(|key| !after.contains_key(key));
-    let gone = gone.map(|key| Change::new(table, key, None::<&V>));
-    let new = after.iter().filter(|(key, value)| before.get(key) != Some(value));
-    let new = new.map(|(key, value)| Change::new(table, key, Some(value)));
-    for change in gone.chain(new) {
+    let (gone, new): (Vec<_>, Vec<_>) = differences(before, after)
+        .map(|(key, value)| Change::new(table, key, value))
+        .partition(|change| change.removes == 1);
+    // What goes makes room first.
+    for change in gone.into_iter().chain(new) {
         kernel.change(&change).map_err(|source| DirectoryError::Entry {
             map: name,
             source: Box::new(source),

@@ -16,6 +16,7 @@ use macvlan_agent_ebpf::{
 
 use super::{
     counts::Mapped,
+    differences::differences,
     load::{Kernel, LoadError},
 };
 
@@ -84,38 +85,18 @@ impl Fronts {
 
     /// Writes the differences.
     pub(super) fn write(&mut self, words: Words) {
-        let parents = &self.parents;
-        differences(
-            &self.words.parents,
-            &words.parents,
-            |place, ParentPlace { key, what }| {
-                // Nobody takes the old for the new in between (`ParentPlace`).
-                parents.write(2 * place, 0);
-                parents.write(2 * place + 1, what);
-                parents.write(2 * place, key);
-            },
-        );
-        let sub_interfaces = &self.sub_interfaces;
-        differences(&self.words.sub_interfaces, &words.sub_interfaces, |place, word| {
-            sub_interfaces.write(place, word);
-        });
-        self.words = words;
-    }
-}
-
-/// Writes what is in `after` otherwise than in `before`, and nothing where nothing is any more.
-fn differences<T: Copy + Default + PartialEq>(
-    before: &BTreeMap<u32, T>,
-    after: &BTreeMap<u32, T>,
-    write: impl Fn(usize, T),
-) {
-    for (place, words) in after {
-        if before.get(place) != Some(words) {
-            write(*place as usize, *words);
+        for (place, after) in differences(&self.words.parents, &words.parents) {
+            let (place, ParentPlace { key, what }) = (*place as usize, after.copied().unwrap_or_default());
+            // Nobody takes the old for the new in between (`ParentPlace`).
+            self.parents.write(2 * place, 0);
+            self.parents.write(2 * place + 1, what);
+            self.parents.write(2 * place, key);
         }
-    }
-    for place in before.keys().filter(|place| !after.contains_key(place)) {
-        write(*place as usize, T::default());
+        for (place, after) in differences(&self.words.sub_interfaces, &words.sub_interfaces) {
+            self.sub_interfaces
+                .write(*place as usize, after.copied().unwrap_or_default());
+        }
+        self.words = words;
     }
 }
 

@@ -7,6 +7,7 @@ pub mod btf;
 pub mod clsact;
 pub mod counts;
 mod credits;
+mod differences;
 pub mod directory;
 pub mod drop_reason;
 pub mod facts;

@@ -38,10 +38,18 @@ impl Room {
         limits::ADDRESSES / limits::SUB_INTERFACES * self.0
     }
 
+    /// Flows of a CPU, a power of two: two for each sub-interface.
+    #[must_use]
+    pub fn flows(self) -> u32 {
+        (2 * self.0).next_power_of_two()
+    }
+
     /// The entries of every map that this is about.
-    pub(super) fn entries(self, cpus: u32) -> [(&'static str, u32); 5] {
+    pub(super) fn entries(self, cpus: u32) -> [(&'static str, u32); 7] {
         [
-            ("COUNTS", self.slots() * cpus),
+            ("COMMON", self.slots() * cpus),
+            ("RARE", self.slots() * cpus),
+            ("FLOWS", self.flows() * cpus),
             ("ATTEMPTED", self.slots()),
             ("SUB_INTERFACES", self.sub_interfaces()),
             ("DEVICES", self.sub_interfaces()),
@@ -57,8 +65,15 @@ mod tests {
     #[test]
     fn without_a_configuration_tables_are_as_the_object_says() {
         let entries = Room::default().entries(2);
-        assert_eq!(entries[0], ("COUNTS", 2 * (limits::SUB_INTERFACES + limits::PARENTS)));
-        assert_eq!(entries[4], ("ADDRESSES", limits::ADDRESSES));
+        assert_eq!(entries[0], ("COMMON", 2 * (limits::SUB_INTERFACES + limits::PARENTS)));
+        assert_eq!(entries[6], ("ADDRESSES", limits::ADDRESSES));
+    }
+
+    #[test]
+    fn every_sub_interface_has_room_for_two_flows() {
+        for (limit, flows) in [(0, 8_192), (4_096, 8_192), (4_097, 16_384), (16_000, 32_768)] {
+            assert_eq!(Room::of(limit).flows(), flows, "{limit}");
+        }
     }
 
     #[test]
