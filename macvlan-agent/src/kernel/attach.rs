@@ -59,7 +59,7 @@ impl Kernel {
         if let Some(reason) = self.unreadable() {
             return Err(reason.clone());
         }
-        let typed = wish == HandlerWish::Fexit || self.facts.handler_is_built_in;
+        let typed = wish == HandlerWish::Fexit || self.facts.built_in_handler.is_some();
         let links = match typed.then(|| self.attach_typed()) {
             Some(Ok(links)) => HandlerLinks::Typed(links),
             // Asked for by name it is no matter of taste.
@@ -95,7 +95,10 @@ impl Kernel {
     }
 
     fn attach_typed(&self) -> Result<[TracingLink; 2], NotAttached> {
-        let target = Target::find(HANDLER, "macvlan").map_err(|error| typed_refused(&error))?;
+        let target = match self.facts.built_in_handler {
+            Some(id) => Target::of_kernel(id),
+            None => Target::find(HANDLER, "macvlan").map_err(|error| typed_refused(&error))?,
+        };
         let attach = |program, side| {
             tracing_link::attach(OBJECT, &self.maps, program, side, &target).map_err(|error| typed_refused(&error))
         };

@@ -1,14 +1,14 @@
 //! What the running kernel says of itself, read once at start: where its fields are, what it means when it frees a
 //! frame, and which of its functions are described.
 
-use std::path::Path;
+use std::{io, path::Path, thread};
 
 use aya::util::KernelVersion;
 use macvlan_agent_ebpf::abi::Offsets;
 
 use super::{
     attach::HANDLER,
-    btf::{Btf, BtfError},
+    btf::{self, Btf, BtfError},
     drop_reason::{DropReasons, Symbols},
     hooks::{NotAttached, Reason},
     offsets,
@@ -22,27 +22,34 @@ pub struct Facts {
     pub drop_reasons: DropReasons,
     /// Where the functions are in which it does.
     pub symbols: Symbols,
-    /// Whether macvlan's handler is described among the kernel's own functions: macvlan is built in.
-    pub handler_is_built_in: bool,
+    /// The number of macvlan's handler among the kernel's own functions, where macvlan is built in.
+    pub built_in_handler: Option<u32>,
     /// Whether no counter shows what a device without carrier throws away: `noop_enqueue` counts since 6.11.
     pub unsent_is_uncounted: bool,
 }
 
 impl Facts {
-    /// Reads them; `btf` is the file with the kernel's types.
+    /// Reads them; `path` is the file with the kernel's types.
     #[must_use]
-    pub fn read(btf: &Path) -> Self {
+    pub fn read(path: &Path) -> Self {
         let unknown = |error: &BtfError| {
             let advice = "handle_frame and frame_free need a kernel built with CONFIG_DEBUG_INFO_BTF";
             NotAttached::new(Reason::NoField, format!("{error}; {advice}"))
         };
-        let btf = Btf::read(btf).map_err(|error| unknown(&error));
-        let offsets = match &btf {
+        // Both are long: each on a processor of its own.
+        let (types, symbols) = thread::scope(|scope| {
+            let symbols = scope.spawn(|| Symbols::read(&[HANDLER]));
+            let types = Btf::read(path).map_err(|error| unknown(&error));
+            let symbols = symbols.join();
+            (types, symbols.unwrap_or_else(|_| Err(io::ErrorKind::Other.into())))
+        });
+        let offsets = match &types {
             Ok(btf) => offsets::resolve(btf).map_err(|error| unknown(&error)),
             Err(missing) => Err(missing.clone()),
         };
-        let known = btf.as_ref().ok();
-        let symbols = Symbols::read(&[HANDLER]).unwrap_or_else(|error| {
+        let known = types.as_ref().ok();
+        let number = |btf: &Btf| btf.function(HANDLER).ok()?;
+        let symbols = symbols.unwrap_or_else(|error| {
             tracing::debug!(%error, "the kernel's symbols cannot be read");
             Symbols::default()
         });
@@ -50,7 +57,12 @@ impl Facts {
             offsets,
             drop_reasons: known.and_then(|btf| DropReasons::resolve(btf).ok()).unwrap_or_default(),
             symbols,
-            handler_is_built_in: known.is_some_and(|btf| matches!(btf.function(HANDLER), Ok(Some(_)))),
+            // A program is attached by this number: it is asked of nobody else.
+            built_in_handler: if path == Path::new(btf::VMLINUX) {
+                known.and_then(number)
+            } else {
+                Btf::read(Path::new(btf::VMLINUX)).ok().as_ref().and_then(number)
+            },
             unsent_is_uncounted: KernelVersion::current().is_ok_and(|version| version < KernelVersion::new(6, 11, 0)),
         }
     }

@@ -8,16 +8,22 @@ use std::{
     collections::BTreeMap,
     fs, io,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    panic::resume_unwind,
     sync::Arc,
+    thread,
 };
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{Array, Map, MapData, MapError},
-    programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
+    programs::{Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
 };
 use macvlan_agent_ebpf::abi::{Change, Locations, label::Lost, limits};
-use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use nix::{
+    sched::{CloneFlags, unshare},
+    sys::resource::{RLIM_INFINITY, Resource, setrlimit},
+    unistd::chroot,
+};
 
 use super::{
     attach::HANDLER,
@@ -35,6 +41,9 @@ pub static OBJECT: &[u8] =
 /// The program that changes the tables.
 const TABLES: &str = "tables";
 
+/// The hooks that each instance has programs for.
+const TC: [Hook; 2] = [Hook::ParentIngress, Hook::ParentEgress];
+
 /// Maps that all instances share.
 const SHARED: &[&str] = &[
     "ADDRESSES",
@@ -42,16 +51,18 @@ const SHARED: &[&str] = &[
     "ATTEMPTED",
     "AYA_LOGS",
     "BLANK",
-    "COUNTS",
+    "COMMON",
     "CREDITS",
     "DEVICES",
     "ENTRIES",
+    "FLOWS",
     "FRONT",
     "LAST_WARNING",
     "LOCATIONS",
     "LOST",
     "PARENTS",
     "PARENT_FRONT",
+    "RARE",
     "REASONS",
     "SETTINGS",
     "SUB_INTERFACES",
@@ -136,10 +147,8 @@ impl Kernel {
             .inspect_err(|error| tracing::info!(%error, "parents in other namespaces cannot be observed"))
             .ok();
         let mut core = instance(own_netns, (cpus, room), Some(&facts), shared.as_ref())?;
-        load_classifiers(&mut core)?;
-        classifier(&mut core, TABLES)?
-            .load()
-            .map_err(|error| refused(TABLES, error))?;
+        let [ingress, egress] = TC.map(Hook::name);
+        load_classifiers(&mut core, &[ingress, egress, TABLES])?;
         let counts = counts(&core, cpus, room)?;
         let maps = map_descriptors(&core)?;
         fill_drop_tables(&mut core, &facts)?;
@@ -180,7 +189,7 @@ impl Kernel {
     /// Whether macvlan is known to be no module.
     #[must_use]
     pub fn macvlan_is_built_in(&self) -> bool {
-        self.facts.handler_is_built_in
+        self.facts.built_in_handler.is_some()
     }
 
     /// Whether a full broadcast queue shows in the parent's `rx_dropped` alone.
@@ -237,7 +246,8 @@ impl Kernel {
         if !self.others.contains_key(&netns) {
             let shared = self.shared.as_ref().ok_or(LoadError::NotPermitted)?;
             let mut fresh = instance(netns, (self.cpus, self.room), None, Some(shared))?;
-            load_classifiers(&mut fresh)?;
+            let [ingress, egress] = TC.map(Hook::name);
+            load_classifiers(&mut fresh, &[ingress, egress])?;
             self.others.insert(netns, fresh);
         }
         self.others.get_mut(&netns).ok_or(LoadError::NotPermitted)
@@ -286,11 +296,13 @@ fn instance(
     let lost = u32::try_from(Lost::ALL.len()).unwrap_or(u32::MAX);
     let says_reason = u32::from(facts.is_some_and(|facts| facts.drop_reasons.says_reason));
     let unsent = u32::from(facts.is_some_and(|facts| facts.unsent_is_uncounted));
-    let mut loader = EbpfLoader::new();
+    let flows = if realtime == 0 { room.flows() } else { 0 };
+    let mut loader = loader();
     loader
         .btf(None)
         .override_global("NETNS", &netns, true)
         .override_global("CPUS", &cpus, true)
+        .override_global("FLOWS_OF_CPU", &flows, true)
         .override_global("REALTIME", &realtime, true)
         .override_global("SAYS_REASON", &says_reason, true)
         .override_global("UNSENT_UNCOUNTED", &unsent, true)
@@ -318,13 +330,37 @@ fn instance(
     })
 }
 
-fn load_classifiers(instance: &mut Ebpf) -> Result<(), LoadError> {
-    for hook in [Hook::ParentIngress, Hook::ParentEgress] {
-        classifier(instance, hook.name())?
-            .load()
-            .map_err(|error| refused(hook.name(), error))?;
+/// A loader. Aya's reads the kernel's types whenever one is made, used or not, which takes tens of milliseconds and some
+/// 17 MB; so it is made where they are not in sight.
+fn loader() -> EbpfLoader<'static> {
+    let hidden = thread::spawn(|| {
+        // Of this thread alone, which ends here. Where either is not permitted, they are read for nothing.
+        if unshare(CloneFlags::CLONE_FS).is_ok() {
+            let _ = chroot("/proc/self");
+        }
+        EbpfLoader::new()
+    });
+    hidden.join().unwrap_or_else(|_| EbpfLoader::new())
+}
+
+/// Loads TC programs: the verifier takes long, so each is given to it by a thread of its own.
+fn load_classifiers(instance: &mut Ebpf, names: &[&'static str]) -> Result<(), LoadError> {
+    let wanted = |(name, program)| Some((*names.iter().find(|other| **other == name)?, program));
+    let programs: Vec<(_, &mut Program)> = instance.programs_mut().filter_map(wanted).collect();
+    let has = |name: &str| programs.iter().any(|(other, _)| *other == name);
+    if let Some(missing) = names.iter().find(|name| !has(name)) {
+        return Err(LoadError::Missing(missing));
     }
-    Ok(())
+    thread::scope(|scope| {
+        let load = |(name, program): (&'static str, &mut Program)| {
+            let program: &mut SchedClassifier = program.try_into().map_err(|_| LoadError::Missing(name))?;
+            program.load().map_err(|error| refused(name, error))
+        };
+        let each = programs.into_iter().map(|each| scope.spawn(move || load(each)));
+        let each: Vec<_> = each.collect();
+        each.into_iter()
+            .try_for_each(|load| load.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    })
 }
 
 pub(super) fn refused(program: &'static str, error: ProgramError) -> LoadError {
@@ -352,7 +388,8 @@ fn counts(core: &Ebpf, cpus: u32, room: Room) -> Result<Counts, LoadError> {
         _ => Err(LoadError::Missing(name)),
     };
     let fd = |data: &'_ MapData| data.fd().as_fd().try_clone_to_owned().map_err(LoadError::Pages);
-    let (cells, lost, settings) = (fd(data("COUNTS")?)?, fd(data("LOST")?)?, fd(data("SETTINGS")?)?);
+    let cells = (fd(data("COMMON")?)?, fd(data("RARE")?)?);
+    let (lost, settings) = (fd(data("LOST")?)?, fd(data("SETTINGS")?)?);
     Counts::map(cells, lost, settings, room.slots() as usize, cpus as usize).map_err(LoadError::Pages)
 }
 

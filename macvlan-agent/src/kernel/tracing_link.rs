@@ -54,7 +54,7 @@ pub enum TracingError {
         source: BtfError,
     },
     /// The function is described nowhere.
-    #[error("neither the kernel nor its module {module} describes a function {function}")]
+    #[error("no module {module} describes a function {function}")]
     NoFunction {
         /// The function.
         function: String,
@@ -84,12 +84,15 @@ pub enum TracingError {
 }
 
 impl Target {
-    /// Finds a function in the kernel, or else in a module that is loaded.
+    /// A function of the kernel itself, by its number there.
+    #[must_use]
+    pub const fn of_kernel(id: u32) -> Self {
+        Self { types: None, id }
+    }
+
+    /// Finds a function in a module that is loaded.
     pub fn find(function: &str, module: &str) -> Result<Self, TracingError> {
         let kernel = Btf::read(std::path::Path::new(btf::VMLINUX))?;
-        if let Some(id) = kernel.function(function)? {
-            return Ok(Self { types: None, id });
-        }
         let missing = || TracingError::NoFunction {
             function: function.to_owned(),
             module: module.to_owned(),
