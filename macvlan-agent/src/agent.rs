@@ -326,7 +326,7 @@ async fn follow(
     let mut next_due: Option<Instant> = None;
     let mut pace = Pace::default();
     let mut departures = 0;
-    // One that has seen nothing of what `inventory` has not.
+    // To wait for a departure without taking note of what else changes, as `inventory` would.
     let mut departed = inventory.clone();
     let modules = ModuleEvents::open()
         .inspect_err(

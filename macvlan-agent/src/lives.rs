@@ -21,6 +21,9 @@ const COMING_UP: Duration = Duration::from_secs(1);
 /// or a container is started anew, the next one gets its first frames before user space hears of it.
 const LINGER: Duration = Duration::from_secs(10);
 
+/// What is over is told together with what is over so much later.
+const TOGETHER: Duration = Duration::from_millis(250);
+
 /// The first and the last moments of sub-interfaces, and the last of parents.
 #[derive(Default)]
 pub struct Lives {
@@ -100,7 +103,7 @@ impl Lives {
         all(self) < before
     }
 
-    /// When something is over next.
+    /// When something has been over for long enough to be told.
     #[must_use]
     pub fn next_due(&self) -> Option<Instant> {
         let lingering = self.lingering.values().map(|(until, _)| until);
@@ -109,7 +112,7 @@ impl Lives {
             .chain(self.away.values())
             .chain(lingering)
             .min()
-            .copied()
+            .map(|until| *until + TOGETHER)
     }
 }
 

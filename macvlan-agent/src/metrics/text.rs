@@ -268,13 +268,15 @@ fn escape(out: &mut String, text: &str, quotes: bool) {
 }
 
 fn number(out: &mut String, value: f64) {
-    if value.is_sign_positive() && value < EXACT && value.fract() == 0.0 {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "it is whole, not negative, and small enough"
-        )]
-        let whole = value as u64;
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        clippy::float_cmp,
+        reason = "what is lost on the way is told by coming back"
+    )]
+    let (whole, is_whole) = (value as u64, value as u64 as f64 == value);
+    if is_whole && value < EXACT && value.is_sign_positive() {
         out.push_str(itoa::Buffer::new().format(whole));
     } else {
         // A string takes all.

@@ -207,7 +207,16 @@ impl Knowledge {
     }
 
     fn owners(&self, namespaces: &[Namespace], inventory: &Inventory) -> Owners {
-        let interfaces = interfaces(inventory);
+        // They are asked for only to tell CNI's results apart.
+        let interfaces = if self
+            .attachments
+            .as_ref()
+            .is_ok_and(|attachments| !attachments.is_empty())
+        {
+            interfaces(inventory)
+        } else {
+            BTreeMap::new()
+        };
         let containers = |namespace: &Namespace| {
             let told = self.told.iter().filter(|told| told.speaks_of(namespace));
             let containers = told.flat_map(|told| told.containers.iter().flatten());

@@ -85,17 +85,18 @@ pub(super) struct Strangers {
 }
 
 impl Strangers {
-    /// Takes in new lists, given who has what. True when a suspect is new, which calls for a closer look.
+    /// Takes in new lists, given what is known to stand on each. True when a suspect is new, which calls for a closer look.
     pub(super) fn judge(
         &mut self,
         lists: &BTreeMap<LinkKey, BTreeSet<Mac>>,
-        has: impl Fn(LinkKey) -> BTreeSet<Mac>,
+        known: &BTreeMap<LinkKey, BTreeSet<Mac>>,
     ) -> bool {
+        let nobody = BTreeSet::new();
         let mut suspects = BTreeSet::new();
         self.counts.clear();
         for (&parent, list) in lists {
             let unknown = list
-                .difference(&has(parent))
+                .difference(known.get(&parent).unwrap_or(&nobody))
                 .map(|mac| (parent, *mac))
                 .collect::<Vec<_>>();
             let certain = unknown.iter().filter(|suspect| self.suspects.contains(suspect)).count();
@@ -129,15 +130,16 @@ mod tests {
         let mut strangers = Strangers::default();
         let mac = |last| [2, 0, 0, 0, 0, last];
         let lists = BTreeMap::from([(PARENT, BTreeSet::from([mac(1), mac(2)]))]);
-        let known = |_| BTreeSet::from([mac(1)]);
+        let known = |macs: &[Mac]| BTreeMap::from([(PARENT, macs.iter().copied().collect())]);
+        let (one, both) = (known(&[mac(1)]), known(&[mac(1), mac(2)]));
         assert_eq!(strangers.on(PARENT), None);
-        assert!(strangers.judge(&lists, known));
+        assert!(strangers.judge(&lists, &one));
         assert_eq!(strangers.on(PARENT), Some(0));
-        assert!(!strangers.judge(&lists, known));
+        assert!(!strangers.judge(&lists, &one));
         assert_eq!(strangers.on(PARENT), Some(1));
-        assert!(!strangers.judge(&lists, |_| BTreeSet::from([mac(1), mac(2)])));
+        assert!(!strangers.judge(&lists, &both));
         assert_eq!(strangers.on(PARENT), Some(0));
-        assert!(!strangers.judge(&BTreeMap::new(), known));
+        assert!(!strangers.judge(&BTreeMap::new(), &one));
         assert_eq!(strangers.on(PARENT), None);
     }
 

@@ -334,8 +334,8 @@ impl Watcher {
     fn judge(&mut self, lists: &BTreeMap<LinkKey, BTreeSet<[u8; 6]>>) {
         self.reading = None;
         let before = self.strangers.counts().clone();
-        let tracker = &self.tracker;
-        if self.strangers.judge(lists, |parent| tracker.macs_on(parent)) {
+        let known = self.tracker.macs_on(lists.keys().copied());
+        if self.strangers.judge(lists, &known) {
             self.suspicious = true;
             self.look(Look::Everything, false);
         }

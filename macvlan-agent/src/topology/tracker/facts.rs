@@ -65,18 +65,25 @@ impl Tracker {
         inventory
     }
 
-    /// The MACs of a link and of all that stand on it.
-    pub(in crate::topology) fn macs_on(&self, parent: LinkKey) -> BTreeSet<[u8; 6]> {
-        let mut macs = BTreeSet::new();
+    /// Of each of these links its MAC and those of all that stand on it.
+    pub(in crate::topology) fn macs_on(
+        &self,
+        parents: impl Iterator<Item = LinkKey>,
+    ) -> BTreeMap<LinkKey, BTreeSet<[u8; 6]>> {
+        let mut macs: BTreeMap<_, _> = parents.map(|parent| (parent, BTreeSet::new())).collect();
         for (&netns, space) in &self.spaces {
-            let counts = |link: &&Link| {
-                let key = LinkKey {
+            for link in space.links.values() {
+                let Some(mac) = link.facts.mac else { continue };
+                let own = LinkKey {
                     netns,
                     ifindex: link.facts.ifindex,
                 };
-                key == parent || self.parent_of(netns, &link.facts) == Some(parent)
-            };
-            macs.extend(space.links.values().filter(counts).filter_map(|link| link.facts.mac));
+                for key in [Some(own), self.parent_of(netns, &link.facts)].into_iter().flatten() {
+                    if let Some(macs) = macs.get_mut(&key) {
+                        macs.insert(mac);
+                    }
+                }
+            }
         }
         macs
     }
