@@ -8,6 +8,7 @@ use std::{
 use anyhow::Result;
 
 const PROG_LOAD: libc::c_int = 5;
+const LINK_CREATE: libc::c_int = 28;
 const LICENSE: &[u8; 4] = b"GPL\0";
 
 /// The first fields of `union bpf_attr` for `BPF_PROG_LOAD`.
@@ -17,6 +18,15 @@ struct Load {
     count: u32,
     instructions: u64,
     license: u64,
+}
+
+/// The same for `BPF_LINK_CREATE`.
+#[repr(C)]
+struct Attach {
+    program: u32,
+    index: u32,
+    kind: u32,
+    flags: u32,
 }
 
 /// One instruction (`struct bpf_insn`, as a little-endian machine has it): code, registers, offset, immediate.
@@ -41,8 +51,19 @@ pub(crate) fn number(descriptor: &OwnedFd) -> Result<u32> {
     Ok(u32::try_from(descriptor.as_raw_fd())?)
 }
 
+/// Attaches a program to an interface; `kind` is one of `enum bpf_attach_type`. It stays for as long as what is returned.
+pub(crate) fn attach(program: &OwnedFd, index: u32, kind: u32, flags: u32) -> Result<OwnedFd> {
+    let mut attributes = Attach {
+        program: number(program)?,
+        index,
+        kind,
+        flags,
+    };
+    Ok(open(LINK_CREATE, &mut attributes)?)
+}
+
 /// A command that returns a new descriptor.
-pub(crate) fn open<T>(command: libc::c_int, attributes: &mut T) -> io::Result<OwnedFd> {
+fn open<T>(command: libc::c_int, attributes: &mut T) -> io::Result<OwnedFd> {
     let descriptor = call(command, attributes)?;
     // SAFETY: the call returned a new descriptor, which nobody else has.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })

@@ -15,7 +15,6 @@ use crate::{
 };
 
 const OBJ_PIN: libc::c_int = 6;
-const LINK_CREATE: libc::c_int = 28;
 const SCHED_CLS: u32 = 3;
 /// `BPF_TCX_INGRESS` and `BPF_TCX_EGRESS`.
 const TCX: [u32; 2] = [46, 47];
@@ -29,15 +28,6 @@ const INSTRUCTIONS: [u64; 2] = [0xffff_ffff_0000_00b7, 0x95];
 struct Pin {
     path: u64,
     program: u32,
-    flags: u32,
-}
-
-/// The same for `BPF_LINK_CREATE`.
-#[repr(C)]
-struct Attach {
-    program: u32,
-    index: u32,
-    kind: u32,
     flags: u32,
 }
 
@@ -56,14 +46,8 @@ impl Empty {
         let program = load()?;
         let index = link.index()?;
         let attach = |kind| {
-            let mut attributes = Attach {
-                program: number(&program)?,
-                index,
-                kind,
-                flags: 0,
-            };
             link.namespace
-                .run(move || bpf::open(LINK_CREATE, &mut attributes).context("could not attach by tcx"))
+                .run(|| bpf::attach(&program, index, kind, 0).context("could not attach by tcx"))
         };
         Ok(Self::Tcx([attach(TCX[0])?, attach(TCX[1])?]))
     }

@@ -15,7 +15,6 @@ use crate::{
 };
 
 const PROG_TEST_RUN: libc::c_int = 10;
-const LINK_CREATE: libc::c_int = 28;
 const XDP: u32 = 6;
 const ATTACH_XDP: u32 = 37;
 const DRIVER_MODE: u32 = 1 << 2;
@@ -63,15 +62,6 @@ struct Metadata {
     egress: u32,
 }
 
-/// The first fields of `union bpf_attr` for `BPF_LINK_CREATE`.
-#[repr(C)]
-struct Attach {
-    program: u32,
-    index: u32,
-    kind: u32,
-    flags: u32,
-}
-
 static SOURCES: AtomicU32 = AtomicU32::new(0);
 
 /// A program that lets frames pass.
@@ -94,13 +84,9 @@ impl Source {
         let ends = [format!("source{number}"), format!("nothing{number}")];
         let (anchor, _) = veth(namespace, &ends[0], namespace, &ends[1])?;
         let program = bpf::load(XDP, instructions).context("could not load an XDP program")?;
-        let mut attributes = Attach {
-            program: bpf::number(&program)?,
-            index: anchor.index()?,
-            kind: ATTACH_XDP,
-            flags: DRIVER_MODE,
-        };
-        let attach = || bpf::open(LINK_CREATE, &mut attributes).context("could not attach an XDP program");
+        let index = anchor.index()?;
+        let attach =
+            || bpf::attach(&program, index, ATTACH_XDP, DRIVER_MODE).context("could not attach an XDP program");
         Ok(Self {
             _attached: namespace.run(attach)?,
             program,

@@ -1,8 +1,14 @@
 //! Goal 21: ten thousand links made by `ip -batch` over ten parents, alone and beside the agent.
 
-use std::{process, thread, time::Duration};
+use std::{
+    os::fd::{AsRawFd as _, OwnedFd},
+    process,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use macvlan_agent_tests::{
     agent::Agent,
     lab::{Link, veth},
@@ -10,11 +16,16 @@ use macvlan_agent_tests::{
     netns::Namespace,
 };
 use nix::{
+    errno::Errno,
     sys::{
         resource::{UsageWho, getrusage},
-        time::TimeVal,
+        socket::{
+            AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, setsockopt, socket,
+            sockopt,
+        },
+        time::{TimeVal, TimeValLike as _},
     },
-    time::{clock_getcpuclockid, clock_gettime},
+    time::{ClockId, clock_getcpuclockid, clock_gettime},
     unistd::Pid,
 };
 
@@ -30,6 +41,9 @@ use crate::{
 const ROUNDS: usize = 5;
 const PARENTS: u32 = 10;
 const LINKS: u32 = 10_000;
+/// `RTNLGRP_LINK`, as a bit.
+const LINKS_GROUP: u32 = 1;
+const BUFFER: usize = 32 << 20;
 /// By then the agent has followed.
 const SETTLED: Duration = Duration::from_secs(4);
 
@@ -44,12 +58,28 @@ struct Used {
 
 pub(super) fn measure(options: &Options) -> Result<()> {
     let mut used = Used::default();
-    let rounds = Rounds::run(ROUNDS, || beside(options, &mut used), alone)?;
+    let mut heard = (Vec::new(), Vec::new());
+    let rounds = Rounds::run(
+        ROUNDS,
+        || {
+            let (took, listener) = beside_listener()?;
+            heard.0.push(took);
+            heard.1.push(listener);
+            beside(options, &mut used)
+        },
+        alone,
+    )?;
     report::side("21.creator", "beside_s", rounds.theirs()?)?;
     report::side("21.creator", "alone_s", rounds.ours()?)?;
+    report::side("21.creator", "beside_a_mere_listener_s", Quartiles::of(heard.0)?)?;
     report::goal("21.creator", rounds.theirs()?.median / rounds.ours()?.median)?;
     report::side("21.cpu", "agent_s", Quartiles::of(used.agent)?)?;
     report::side("21.cpu", "creator_s", Quartiles::of(used.creator)?)?;
+    report::side("21.cpu", "mere_listener_s", Quartiles::of(heard.1)?)?;
+    report::note(
+        "21.cpu",
+        "a mere listener is a thread that takes the events of links and throws them away: the kernel's price of hearing",
+    )?;
     report::goal("21.cpu", Quartiles::of(used.ratio)?.median)?;
     report::goal("21.overruns", used.overruns)
 }
@@ -88,6 +118,45 @@ fn beside(options: &Options, used: &mut Used) -> Result<f64> {
     used.ratio.push(ours.as_secs_f64() / creators.as_secs_f64());
     agent.kill();
     Ok(took.as_secs_f64())
+}
+
+/// What the creator takes beside somebody who hears of every link and does nothing, and the processor time of that.
+fn beside_listener() -> Result<(f64, f64)> {
+    let (_parents, lines, desk) = prepare()?;
+    let socket = listening()?;
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let listener = scope.spawn(|| {
+            let mut buffer = vec![0; 1 << 16];
+            loop {
+                match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+                    // The time is up.
+                    Err(Errno::EAGAIN) if done.load(Ordering::Relaxed) => break,
+                    Ok(_) | Err(Errno::EAGAIN | Errno::ENOBUFS) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)
+        });
+        let took = batch(&desk, &lines);
+        done.store(true, Ordering::Relaxed);
+        let used = listener.join().map_err(|_| anyhow!("the listener panicked"))??;
+        Ok((took?.as_secs_f64(), Duration::from(used).as_secs_f64()))
+    })
+}
+
+/// A socket that hears of links as the agent's does.
+fn listening() -> Result<OwnedFd> {
+    let socket = socket(
+        AddressFamily::Netlink,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::NetlinkRoute,
+    )?;
+    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, LINKS_GROUP))?;
+    setsockopt(&socket, sockopt::RcvBufForce, &BUFFER)?;
+    setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::milliseconds(20))?;
+    Ok(socket)
 }
 
 /// Parents, which take what stands on them along when they go.

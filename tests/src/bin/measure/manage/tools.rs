@@ -46,6 +46,12 @@ pub(super) fn add_all(parent: &Link, count: u32) -> String {
     (0..count).map(|number| add(parent, number)).collect()
 }
 
+/// Lines of a batch that mark as many of them as the agent marks its own.
+pub(super) fn mark_all(count: u32) -> String {
+    let mark = |number| format!("link set dev {} alias macvlan-agent:{}\n", name(number), name(number));
+    (0..count).map(mark).collect()
+}
+
 /// A configuration with so many sub-interfaces, in the namespaces with these names or beside the parent.
 pub(super) fn configuration(parent: &Link, count: u32, namespaces: &[Namespace]) -> String {
     let mut text = "sub_interfaces:\n".to_owned();

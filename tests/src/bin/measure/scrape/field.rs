@@ -1,7 +1,10 @@
 //! Where scrapes are measured: a namespace with parents that get more and more sub-interfaces.
 
+use std::time::Instant;
+
 use anyhow::Result;
 use macvlan_agent_tests::{
+    empty::Empty,
     flood::flood,
     lab::{Link, Mac, macvlans, veth},
     netns::Namespace,
@@ -62,6 +65,20 @@ impl Field {
 
     pub(super) fn parents(&self) -> usize {
         self.parents.len()
+    }
+
+    /// How many milliseconds it takes to attach a program that does nothing to both sides of every parent: the kernel's
+    /// share of a start.
+    pub(super) fn attach_empty(&self) -> Result<f64> {
+        let begun = Instant::now();
+        let attached: Vec<_> = self
+            .parents
+            .iter()
+            .map(|parent| Empty::tcx(&parent.link))
+            .collect::<Result<_>>()?;
+        let took = begun.elapsed().as_secs_f64() * 1e3;
+        drop(attached);
+        Ok(took)
     }
 
     /// Makes more, until there are `count`.

@@ -5,6 +5,7 @@ mod client;
 mod field;
 mod process;
 mod readers;
+mod ready;
 mod writers;
 
 use std::{thread, time::Duration};
@@ -96,6 +97,10 @@ fn start(options: &Options, field: &Field, client: &mut Client, key: &str) -> Re
     }
     let times = Quartiles::of(times)?;
     report::side(key, "macvlan-agent", times)?;
+    if field.count() > 0 {
+        let attached = (0..STARTS).map(|_| field.attach_empty()).collect::<Result<_>>()?;
+        report::side(key, "empty_programs_attached", Quartiles::of(attached)?)?;
+    }
     report::goal(key, times.median)
 }
 
@@ -118,13 +123,22 @@ fn scrape(field: &Field, client: &mut Client, (agent, node_exporter): (&Process,
     let (rounds, few) = if last { (MANY_ROUNDS, FEW_ROUNDS) } else { (ROUNDS, 1) };
     // Neither is asked for the first time.
     let lines = client.get(agent.address, METRICS, false)?.lines()?;
+    let ready = if last {
+        let body = client.get(agent.address, METRICS, false)?.read()?.body;
+        Some(ready::serve(&field.namespace, body)?)
+    } else {
+        None
+    };
     let netdev_lines = client.get(node_exporter.address, NETDEV, false)?.lines()?;
-    let mut sides = [(); 4].map(|()| Vec::new());
+    let (mut sides, mut ready_times) = ([(); 4].map(|()| Vec::new()), Vec::new());
     for round in 0..rounds {
         field.stir()?;
         sides[0].push(client.get(agent.address, METRICS, false)?.milliseconds());
         sides[1].push(client.get(agent.address, METRICS, true)?.milliseconds());
         sides[2].push(client.get(node_exporter.address, NETDEV, false)?.milliseconds());
+        if let Some(ready) = ready {
+            ready_times.push(client.get(ready, METRICS, false)?.milliseconds());
+        }
         if round < few {
             let answer = client.get(node_exporter.address, METRICS, false)?;
             sides[3].push(answer.milliseconds());
@@ -149,6 +163,7 @@ fn scrape(field: &Field, client: &mut Client, (agent, node_exporter): (&Process,
     }
     let (ours, theirs) = (plain.median / float(lines)?, netdev.median / float(netdev_lines)?);
     report::side("11.time", "macvlan-agent", plain)?;
+    report::side("11.time", "the_same_bytes_ready", Quartiles::of(ready_times)?)?;
     report::goal("11.time", plain.median)?;
     let each = float(lines)? / x;
     let text = format!(
