@@ -316,6 +316,7 @@ fn word(table: &Array<u64>, index: u32) -> Option<u64> {
 /// The cell that the counts of a MAC wait in until user space knows whose it is.
 #[inline(always)]
 pub(crate) fn credit(key: SubInterfaceKey) -> Option<Tally> {
+    let key = key.on_cpu(cpu());
     if let Some(credit) = CREDITS.get_ptr_mut(key) {
         return Some(waiting(credit));
     }
@@ -332,6 +333,7 @@ pub(crate) fn credit(key: SubInterfaceKey) -> Option<Tally> {
         (*blank).since = bpf_ktime_get_ns();
         &*blank
     };
+    there_are_credits();
     let inserted = CREDITS.insert(key, blank, u64::from(BPF_NOEXIST));
     match CREDITS.get_ptr_mut(key) {
         Some(credit) => Some(waiting(credit)),
@@ -341,6 +343,15 @@ pub(crate) fn credit(key: SubInterfaceKey) -> Option<Tally> {
             }
             None
         }
+    }
+}
+
+/// Says that from now on it is worth asking for them.
+#[inline(always)]
+fn there_are_credits() {
+    if let Some(settings) = SETTINGS.get_ptr_mut(0) {
+        // SAFETY: the lookup succeeded; all who write the word write the same.
+        unsafe { (&raw mut (*settings).has_credits).write_volatile(1) };
     }
 }
 
@@ -369,7 +380,7 @@ fn allowed(key: ParentKey) -> bool {
         entry.unknown_count = 0;
     }
     entry.unknown_count += 1;
-    entry.unknown_count <= limits::CREDITS_PER_PARENT
+    entry.unknown_count <= limits::CREDITS_PER_PARENT * CPUS.load()
 }
 
 /// The cell of a known sub-interface, or the credit of a MAC that may become one.

@@ -4,7 +4,7 @@ use aya_ebpf::{
     Global,
     bindings::BPF_F_MMAPABLE,
     macros::map,
-    maps::{Array, HashMap, LruHashMap, LruPerCpuHashMap, PerCpuArray},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray},
 };
 use macvlan_agent_ebpf::{
     abi::{
@@ -104,9 +104,10 @@ pub(crate) static ATTEMPTED: Array<Attempted> = Array::with_max_entries(limits::
 #[map]
 pub(crate) static ASKS: LruHashMap<AskKey, Ask> = LruHashMap::with_max_entries(limits::ASKS, 0);
 
+/// What each CPU has counted for MACs without an entry, by [`SubInterfaceKey::on_cpu`]. It is no map of values per CPU,
+/// since a program can read such a one's values of other CPUs only since 5.19.
 #[map]
-pub(crate) static CREDITS: LruPerCpuHashMap<SubInterfaceKey, Credit> =
-    LruPerCpuHashMap::with_max_entries(limits::CREDITS, 0);
+pub(crate) static CREDITS: LruHashMap<SubInterfaceKey, Credit> = LruHashMap::with_max_entries(limits::CREDITS, 0);
 
 /// An empty credit to begin with: it does not fit the stack.
 #[map]

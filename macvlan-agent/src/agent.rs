@@ -26,7 +26,7 @@ use crate::{
     http::{self, App, Pages, listen, serve, web_config::Live},
     keeper::{self, Keeper},
     kernel::{
-        facts::Facts,
+        hooks::{Hook, Wish},
         load::{Kernel, LoadError},
         module_events::ModuleEvents,
         room::Room,
@@ -181,7 +181,8 @@ pub async fn start(arguments: Run) -> Result<Agent> {
 fn load(arguments: &KernelArgs, configuration: Option<&Config>, own: &Netns) -> JoinHandle<Result<Kernel, LoadError>> {
     let limits = configuration.map(|config| config.limits).unwrap_or_default();
     let (btf, inode) = (arguments.btf.clone(), own.inode());
-    spawn_blocking(move || Kernel::load(inode, Facts::read(&btf), Room::of(limits.sub_interfaces)))
+    let frame_free = arguments.wish(Hook::FrameFree) != Wish::Off;
+    spawn_blocking(move || Kernel::load(inode, &btf, Room::of(limits.sub_interfaces), frame_free))
 }
 
 /// Begins to keep the kernel side, and has the programs' log read.

@@ -9,7 +9,6 @@ use crate::{
     keeper,
     kernel::{
         attach::is_not_permitted,
-        facts::Facts,
         hooks::{HOOKS, Hook, Mechanism, NotAttached, Outcome, Reason, Wish},
         load::Kernel,
         room::Room,
@@ -142,7 +141,7 @@ impl Report {
             Ok(own) => own,
             Err(error) => return self.cannot_run(arguments, Reason::NamespaceUnreadable, &error.to_string()),
         };
-        let mut kernel = match Kernel::load(own.inode(), Facts::read(&arguments.btf), Room::default()) {
+        let mut kernel = match Kernel::load(own.inode(), &arguments.btf, Room::default(), true) {
             Ok(kernel) => kernel,
             Err(error) => {
                 let reason = if is_not_permitted(&error) {

@@ -16,7 +16,6 @@ use crate::{
     inference::{ApparentlyDown, Inference},
     kernel::{
         attach::{self, FrameFree, Handler},
-        counts::Counts,
         directory::Directory,
         hooks::{HOOKS, Hook, Mechanism, NotAttached, Outcome, Reason, Wish},
         load::{Kernel, LoadError, chain},
@@ -63,7 +62,6 @@ enum Located {
 pub struct Keeper {
     kernel: Kernel,
     directory: Directory,
-    counts: Arc<Counts>,
     arguments: KernelArgs,
     inventory: Arc<Inventory>,
     namespaces: Namespaces,
@@ -89,7 +87,6 @@ impl Keeper {
     /// Begins with the programs loaded and nothing attached.
     pub fn new(arguments: KernelArgs, mut kernel: Kernel, namespaces: Namespaces) -> Result<Self, LoadError> {
         let directory = Directory::new(&mut kernel)?;
-        let counts = kernel.counts();
         let kernel_counters = KernelCounters::new(arguments.wish(Hook::KernelCounters), kernel.queue_is_silent());
         let frame_free = if arguments.wish(Hook::FrameFree) == Wish::Off {
             Err(turned_off(Hook::FrameFree))
@@ -100,7 +97,6 @@ impl Keeper {
         let mut keeper = Self {
             kernel,
             directory,
-            counts,
             arguments,
             inventory: Arc::default(),
             namespaces,
@@ -154,7 +150,7 @@ impl Keeper {
     /// Does what is due: adds what was counted before sub-interfaces were known, and takes those to be down that did
     /// not come up. Says when to come again.
     pub fn catch_up(&mut self) -> Option<Instant> {
-        self.directory.collect_credits();
+        self.directory.collect_credits(&self.kernel);
         // A module that is being removed deletes its links first, and is still there when we hear of that.
         self.follow_module();
         self.follow_counters();
@@ -175,10 +171,12 @@ impl Keeper {
 
     fn follow_counters(&mut self) {
         let lives = &self.lives;
-        self.kernel_counters
-            .follow(&self.inventory, &self.namespaces, &mut self.directory, |id| {
-                lives.is_away(id)
-            });
+        self.kernel_counters.follow(
+            &self.inventory,
+            &self.namespaces,
+            (&self.kernel, &mut self.directory),
+            |id| lives.is_away(id),
+        );
     }
 
     fn next_due(&self) -> Option<Instant> {
@@ -208,9 +206,7 @@ impl Keeper {
         let asked = Instant::now();
         self.kernel_counters.read(&self.inventory, &self.namespaces);
         let mut waited = asked.elapsed();
-        self.directory
-            .spare_kprobes(self.handler_outcome.as_ref().ok() == Some(&Mechanism::Kprobe));
-        let mut snapshot = Snapshot::join(&self.inventory, &mut self.directory, &self.counts);
+        let mut snapshot = Snapshot::join(&self.inventory, &mut self.directory, &self.kernel);
         let asked = Instant::now();
         // Of mode source there is nothing to hold ours against.
         let samples = snapshot

@@ -9,7 +9,7 @@ use crate::{
     kernel::{
         directory::{Directory, Sample},
         hooks::{Mechanism, NotAttached, Outcome, Reason, Wish},
-        load::chain,
+        load::{Kernel, chain},
     },
     snapshot::parent_key,
     topology::{
@@ -143,7 +143,7 @@ impl KernelCounters {
         &mut self,
         inventory: &Inventory,
         namespaces: &Namespaces,
-        directory: &mut Directory,
+        (kernel, directory): (&Kernel, &mut Directory),
         away: impl Fn(u64) -> bool,
     ) {
         if self.off {
@@ -164,14 +164,20 @@ impl KernelCounters {
             self.known.insert(link.id, Known::default());
         }
         for (netns, links) in by_namespace(fresh.into_iter().filter(|link| !link.born)) {
-            self.begin(netns, links, namespaces, directory);
+            self.begin(netns, links, namespaces, (kernel, directory));
         }
-        self.follow_queues(inventory, namespaces, directory);
+        self.follow_queues(inventory, namespaces, (kernel, directory));
     }
 
     /// Baselines: the kernel's counters twice, ours in between, until the two agree. What still moves after some tries
     /// begins with the later reading.
-    fn begin(&mut self, netns: u32, mut links: Vec<&SubInterface>, namespaces: &Namespaces, directory: &mut Directory) {
+    fn begin(
+        &mut self,
+        netns: u32,
+        mut links: Vec<&SubInterface>,
+        namespaces: &Namespaces,
+        (kernel, directory): (&Kernel, &mut Directory),
+    ) {
         for last in (0..BASELINE_TRIES).map(|number| number + 1 == BASELINE_TRIES) {
             let Some(before) = self.of_namespace(netns, namespaces) else {
                 return;
@@ -179,7 +185,7 @@ impl KernelCounters {
             let ours: HashMap<u64, Ours> = links
                 .iter()
                 .map(|link| {
-                    let sample = directory.sub_interface(link.id);
+                    let sample = directory.sub_interface(kernel, link.id);
                     (link.id, sample.map_or_else(Ours::default, |sample| Ours::of(&sample)))
                 })
                 .collect();
@@ -207,7 +213,12 @@ impl KernelCounters {
         }
     }
 
-    fn follow_queues(&mut self, inventory: &Inventory, namespaces: &Namespaces, directory: &mut Directory) {
+    fn follow_queues(
+        &mut self,
+        inventory: &Inventory,
+        namespaces: &Namespaces,
+        (ours, directory): (&Kernel, &mut Directory),
+    ) {
         if !self.queue_is_silent {
             return;
         }
@@ -223,7 +234,7 @@ impl KernelCounters {
             let Some(kernel) = read.get(key.ifindex) else { continue };
             let queue = Queue {
                 kernel: Grown::from(*kernel),
-                otherwise: otherwise_dropped(directory, parent_key(key)),
+                otherwise: otherwise_dropped(ours, directory, parent_key(key)),
                 told: 0,
             };
             self.queues.insert(key, queue);
@@ -330,9 +341,9 @@ fn is_lasting(namespaces: &Namespaces, netns: u32) -> bool {
         .is_some_and(|namespace| namespace.mounted || namespace.nsid.is_none())
 }
 
-fn otherwise_dropped(directory: &mut Directory, parent: ParentKey) -> u64 {
+fn otherwise_dropped(kernel: &Kernel, directory: &mut Directory, parent: ParentKey) -> u64 {
     directory
-        .parent(parent)
+        .parent(kernel, parent)
         .map_or(0, |sample| sample.totals.at(Counter::OtherwiseDroppedSkbs, 0))
 }
 

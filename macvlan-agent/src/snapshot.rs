@@ -10,9 +10,9 @@ use macvlan_agent_ebpf::abi::{
 
 use crate::{
     kernel::{
-        counts::Counts,
         directory::{Directory, Sample, Wanted, WantedParent, WantedSubInterface},
         hooks::{Hook, Outcome},
+        load::Kernel,
     },
     kernel_counters::KernelCounts,
     owners::{Owner, Owners},
@@ -170,7 +170,8 @@ pub fn wanted<'parent>(
 
 impl Snapshot {
     /// Joins an inventory with the counts of its directory.
-    pub fn join(inventory: &Arc<Inventory>, directory: &mut Directory, counts: &Counts) -> Self {
+    pub fn join(inventory: &Arc<Inventory>, directory: &mut Directory, kernel: &Kernel) -> Self {
+        let counts = kernel.counts();
         let names: BTreeMap<LinkKey, Arc<str>> = inventory
             .parents
             .iter()
@@ -188,7 +189,7 @@ impl Snapshot {
                 owner: None,
                 kernel: None,
                 error: None,
-                sample: directory.sub_interface(link.id),
+                sample: directory.sub_interface(kernel, link.id),
                 link: Arc::clone(link),
             })
             .collect();
@@ -197,7 +198,7 @@ impl Snapshot {
             .values()
             .map(|link| ParentSample {
                 sub_interfaces: standing.get(&link.key).copied().unwrap_or(0),
-                sample: directory.parent(parent_key(link.key)),
+                sample: directory.parent(kernel, parent_key(link.key)),
                 queue_full: None,
                 link: link.clone(),
             })

@@ -1,7 +1,13 @@
-//! A change of one of the tables that frames are looked up in, as user space hands it to the program that makes it.
+//! Changes of the tables that frames are looked up in, as user space hands them to the program that makes them.
 
 /// Words of the largest key, and of the largest value.
 pub const WORDS: usize = 6;
+
+/// So many are made in one run, one after the other.
+pub const AT_ONCE: usize = 16;
+
+/// The bits of the program's answer that say why a change was refused.
+pub const ERROR: i32 = 0xfff;
 
 /// The tables.
 #[repr(u32)]
@@ -49,12 +55,12 @@ impl Change {
         }
     }
 
-    /// Its bytes.
+    /// The bytes of some.
     #[cfg(feature = "user")]
     #[must_use]
-    pub const fn bytes(&self) -> &[u8] {
-        // SAFETY: a change is words alone, without padding; the bytes live as long as it does.
-        unsafe { core::slice::from_raw_parts(core::ptr::from_ref(self).cast(), size_of::<Self>()) }
+    pub const fn bytes(changes: &[Self]) -> &[u8] {
+        // SAFETY: a change is words alone, without padding; the bytes live as long as they do.
+        unsafe { core::slice::from_raw_parts(changes.as_ptr().cast(), size_of_val(changes)) }
     }
 }
 
@@ -86,7 +92,7 @@ mod tests {
         let change = Change::new(Table::Devices, &key, None::<&DeviceEntry>);
         assert_eq!((change.table, change.removes, change.key), (4, 1, [7, 9, 0, 0, 0, 0]));
         assert_eq!(change.value, [0; WORDS]);
-        assert_eq!(change.bytes().len(), 56);
+        assert_eq!(Change::bytes(&[change, change]).len(), 112);
         let entry = SlotEntry {
             slot: 5,
             ..SlotEntry::NONE

@@ -109,6 +109,8 @@ pub struct Settings {
     pub state: u64,
     /// Where `macvlan_handle_frame` is in memory: a module comes and goes. Both 0 while that is not known.
     pub handler: Range,
+    /// 1 as soon as there has been a credit.
+    pub has_credits: u64,
 }
 
 /// Addresses, the last one not included.

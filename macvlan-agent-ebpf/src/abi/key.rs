@@ -33,11 +33,22 @@ pub struct SubInterfaceKey {
     pub parent: u32,
     /// The sub-interface's MAC.
     pub mac: [u8; 6],
-    /// Zero.
+    /// Zero, but see [`Self::on_cpu`].
     pub pad: [u8; 2],
 }
 
 impl SubInterfaceKey {
+    /// The key of what a CPU has counted for it while user space does not know it yet.
+    #[inline(always)]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "the kernel has at most 8,192 CPUs")]
+    pub const fn on_cpu(self, cpu: u32) -> Self {
+        Self {
+            pad: (cpu as u16).to_le_bytes(),
+            ..self
+        }
+    }
+
     /// The key of the sub-interface with `mac` on `parent`.
     #[inline(always)]
     #[must_use]
@@ -197,8 +208,8 @@ pub struct Ask {
     pub recent: Recent<1>,
 }
 
-/// Counts of a MAC that user space does not know yet. Added to its sub-interface when that becomes known within
-/// [`super::limits::CREDIT_SECONDS`], forgotten otherwise.
+/// What one CPU has counted for a MAC that user space does not know yet. Added to its sub-interface when that becomes
+/// known within [`super::limits::CREDIT_SECONDS`], forgotten otherwise.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Credit {
@@ -206,4 +217,49 @@ pub struct Credit {
     pub since: u64,
     /// What was counted since.
     pub cell: Cell,
+}
+
+/// What user space asks for credits with: the first that there is under a key, from a CPU on. The answer is written behind
+/// it.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CreditRequest {
+    /// The sub-interface, on no CPU.
+    pub key: SubInterfaceKey,
+    /// The first CPU; [`super::limits::CPUS_AT_ONCE`] of them are looked at.
+    pub first: u32,
+    /// 1 to take the credit out.
+    pub removes: u32,
+}
+
+/// A request and its answer, as they lie in the packet that the program is run on.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CreditExchange {
+    /// What is asked.
+    pub request: CreditRequest,
+    /// What is answered.
+    pub credit: Credit,
+}
+
+const _: () = assert!(
+    size_of::<CreditExchange>() == size_of::<CreditRequest>() + size_of::<Credit>(),
+    "one behind the other"
+);
+
+#[cfg(feature = "user")]
+impl CreditExchange {
+    /// Its bytes, to be read.
+    #[must_use]
+    pub const fn bytes(&self) -> &[u8] {
+        // SAFETY: an exchange is integers alone, without padding; the bytes live as long as it does.
+        unsafe { core::slice::from_raw_parts(core::ptr::from_ref(self).cast(), size_of::<Self>()) }
+    }
+
+    /// Its bytes, to be written.
+    #[must_use]
+    pub const fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above; any bytes are an exchange.
+        unsafe { core::slice::from_raw_parts_mut(core::ptr::from_mut(self).cast(), size_of::<Self>()) }
+    }
 }

@@ -12,11 +12,15 @@ pub const PARENTS: u32 = 256;
 /// Slots there may be: every sub-interface and every parent has one.
 pub const SLOTS: u32 = MOST_SUB_INTERFACES + PARENTS;
 
-/// Unknown MACs that have counts waiting, over all parents.
+/// Unknown MACs that have counts waiting, over all parents, for each CPU.
 pub const CREDITS: u32 = 2_048;
 
-/// Unknown MACs that one parent may add in [`CREDIT_SECONDS`], so that random MACs out of one container leave room.
+/// Unknown MACs that one parent may add in [`CREDIT_SECONDS`], for each CPU, so that random MACs out of one container
+/// leave room.
 pub const CREDITS_PER_PARENT: u32 = 1_024;
+
+/// CPUs whose credits are looked for in one run of the program.
+pub const CPUS_AT_ONCE: u32 = 64;
 
 /// How long the counts of an unknown MAC wait for their sub-interface.
 pub const CREDIT_SECONDS: u32 = 5;

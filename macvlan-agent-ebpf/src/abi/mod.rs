@@ -14,16 +14,16 @@ pub use change::{Change, Table};
 pub use counts::{Cell, Common, Counter, RECENT_RINGS, Rare, Recent};
 pub use global::{HANDLER_ATTACHED, Location, Locations, NO_FIELD, Offsets, Range, Settings, TABLES_CHANGED, Window};
 pub use key::{
-    AddressKey, AddressOwner, Ask, AskKey, Attempted, Credit, DeviceEntry, NO_SLOT, ParentEntry, ParentKey, SlotEntry,
-    SubInterfaceKey,
+    AddressKey, AddressOwner, Ask, AskKey, Attempted, Credit, CreditExchange, CreditRequest, DeviceEntry, NO_SLOT,
+    ParentEntry, ParentKey, SlotEntry, SubInterfaceKey,
 };
 pub use label::{AskKind, Direction, Mode, Verdict};
 
 #[cfg(feature = "user")]
 mod pod {
     use super::{
-        AddressKey, AddressOwner, Ask, AskKey, Credit, DeviceEntry, ParentEntry, ParentKey, SlotEntry, SubInterfaceKey,
-        global,
+        AddressKey, AddressOwner, Ask, AskKey, Credit, CreditExchange, CreditRequest, DeviceEntry, ParentEntry,
+        ParentKey, SlotEntry, SubInterfaceKey, global,
     };
 
     macro_rules! pod {
@@ -41,6 +41,8 @@ mod pod {
         Ask,
         AskKey,
         Credit,
+        CreditExchange,
+        CreditRequest,
         DeviceEntry,
         ParentEntry,
         ParentKey,

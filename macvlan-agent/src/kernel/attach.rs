@@ -117,7 +117,9 @@ impl Kernel {
             .program_mut("frame_free")
             .and_then(|program| program.try_into().ok())
             .ok_or_else(|| NotAttached::new(Reason::LoadRefused, LoadError::Missing("frame_free").to_string()))?;
-        program.load().map_err(|error| not_loaded(&error))?;
+        if program.fd().is_err() {
+            program.load().map_err(|error| not_loaded(&error))?;
+        }
         let link = program.attach("kfree_skb").map_err(|error| refused(&error))?;
         let link = program
             .take_link(link)

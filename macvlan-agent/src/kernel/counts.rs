@@ -265,6 +265,14 @@ impl Counts {
         self.settings.pointer(0).map(state)
     }
 
+    /// Whether there may be counts that wait for their owner.
+    #[must_use]
+    pub fn has_credits(&self) -> bool {
+        // SAFETY: the word is inside the mapping; here it is only read.
+        let has = |settings: *mut Settings| unsafe { (&raw const (*settings).has_credits).read_volatile() };
+        self.settings.pointer(0).map(has).is_some_and(|has| has != 0)
+    }
+
     /// Tells `frame_free` where macvlan's handler is.
     pub fn set_handler_range(&self, range: Range) {
         if let Some(settings) = self.settings.pointer(0) {

@@ -10,7 +10,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::maps::{Map, MapError};
 use macvlan_agent_ebpf::{
     abi::{
         AddressKey, AddressOwner, Cell, Change, Counter, DeviceEntry, Direction, Mode, NO_SLOT, ParentEntry, ParentKey,
@@ -284,7 +283,6 @@ impl Directory {
     /// An empty directory over the kernel's maps.
     pub fn new(kernel: &mut Kernel) -> Result<Self, LoadError> {
         let counts = kernel.counts();
-        let credits = Credits::of(kernel)?;
         let fronts = Fronts::of(kernel)?;
         let room = kernel.room();
         Ok(Self {
@@ -296,7 +294,7 @@ impl Directory {
             retired: VecDeque::new(),
             tables: Tables::default(),
             over_limit: 0,
-            credits,
+            credits: Credits::default(),
             fronts,
         })
     }
@@ -451,11 +449,6 @@ impl Directory {
         self.credits.awaits(Whose::SubInterface(id))
     }
 
-    /// Says whether `handle_frame` is a kprobe: then what waits is told when it is added, and not before.
-    pub fn spare_kprobes(&mut self, spare: bool) {
-        self.credits.may_be_asked(!spare);
-    }
-
     /// When the next credit is due.
     #[must_use]
     pub fn next_credit(&self) -> Option<Instant> {
@@ -463,8 +456,8 @@ impl Directory {
     }
 
     /// Adds what was counted for sub-interfaces before they were known.
-    pub fn collect_credits(&mut self) {
-        for (whose, cells) in self.credits.take_due() {
+    pub fn collect_credits(&mut self, kernel: &Kernel) {
+        for (whose, cells) in self.credits.take_due(kernel) {
             let owner = match whose {
                 Whose::SubInterface(id) => self.sub_interfaces.get_mut(&id),
                 Whose::Parent(key) => self.parents.get_mut(&key),
@@ -476,8 +469,8 @@ impl Directory {
     }
 
     /// What was counted for a sub-interface. None for one without a slot.
-    pub fn sub_interface(&mut self, id: u64) -> Option<Sample> {
-        let waiting = self.credits.waiting(Whose::SubInterface(id));
+    pub fn sub_interface(&mut self, kernel: &Kernel, id: u64) -> Option<Sample> {
+        let waiting = self.credits.waiting(kernel, Whose::SubInterface(id));
         self.sub_interfaces
             .get_mut(&id)
             .map(|owner| Sample::of(&self.counts, owner, &waiting))
@@ -492,23 +485,12 @@ impl Directory {
     }
 
     /// What was counted for a parent.
-    pub fn parent(&mut self, key: ParentKey) -> Option<Sample> {
-        let waiting = self.credits.waiting(Whose::Parent(key));
+    pub fn parent(&mut self, kernel: &Kernel, key: ParentKey) -> Option<Sample> {
+        let waiting = self.credits.waiting(kernel, Whose::Parent(key));
         self.parents
             .get_mut(&key)
             .map(|owner| Sample::of(&self.counts, owner, &waiting))
     }
-}
-
-pub(super) fn typed<T>(kernel: &mut Kernel, name: &'static str) -> Result<T, LoadError>
-where
-    T: TryFrom<Map, Error = MapError>,
-{
-    let map = kernel.core.take_map(name).ok_or(LoadError::Missing(name))?;
-    T::try_from(map).map_err(|source| LoadError::Map {
-        map: name,
-        source: Box::new(source),
-    })
 }
 
 /// Brings a table from what it holds to what it should hold.
@@ -522,13 +504,12 @@ fn sync<K: aya::Pod + Ord, V: aya::Pod + PartialEq>(
         .map(|(key, value)| Change::new(table, key, value))
         .partition(|change| change.removes == 1);
     // What goes makes room first.
-    for change in gone.into_iter().chain(new) {
-        kernel.change(&change).map_err(|source| DirectoryError::Entry {
+    kernel
+        .change(&[gone, new].concat())
+        .map_err(|source| DirectoryError::Entry {
             map: name,
             source: Box::new(source),
-        })?;
-    }
-    Ok(())
+        })
 }
 
 #[cfg(test)]

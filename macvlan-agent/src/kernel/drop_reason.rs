@@ -116,28 +116,33 @@ impl DropReasons {
 /// Where functions of the kernel and its modules are.
 #[derive(Debug, Default)]
 pub struct Symbols {
-    ranges: BTreeMap<String, Range>,
+    ranges: BTreeMap<&'static str, Range>,
 }
 
 impl Symbols {
     /// Looks the functions up that decide, and `more`. Where addresses are hidden (`kptr_restrict`) there are none.
-    pub fn read(more: &[&str]) -> io::Result<Self> {
-        let wanted = |name: &str| more.contains(&name) || FUNCTIONS.iter().any(|(other, _)| *other == name);
-        Self::parse(BufReader::new(File::open("/proc/kallsyms")?), wanted)
+    pub fn read(more: &[&'static str]) -> io::Result<Self> {
+        let wanted: Vec<&str> = FUNCTIONS
+            .iter()
+            .map(|(name, _)| *name)
+            .chain(more.iter().copied())
+            .collect();
+        Self::parse(BufReader::new(File::open("/proc/kallsyms")?), &wanted)
     }
 
     /// A function ends where the next symbol begins: `ADDRESS TYPE NAME [MODULE]` by line, in no order.
-    fn parse(mut text: impl BufRead, wanted: impl Fn(&str) -> bool) -> io::Result<Self> {
+    fn parse(mut text: impl BufRead, wanted: &[&'static str]) -> io::Result<Self> {
         let (mut starts, mut addresses) = (Vec::new(), Vec::new());
-        let mut line = String::new();
-        while text.read_line(&mut line)? > 0 {
-            let mut words = line.split_ascii_whitespace();
-            let address = words.next().and_then(|word| u64::from_str_radix(word, 16).ok());
-            if let (Some(address @ 1..), Some(name)) = (address, words.nth(1)) {
+        let mut line = Vec::new();
+        while text.read_until(b'\n', &mut line)? > 0 {
+            if let Some((address @ 1.., name)) = symbol(&line) {
                 addresses.push(address);
-                if wanted(name) {
-                    starts.push((name.to_owned(), address));
-                }
+                starts.extend(
+                    wanted
+                        .iter()
+                        .filter(|wanted| is_called(name, wanted))
+                        .map(|name| (*name, address)),
+                );
             }
             line.clear();
         }
@@ -151,16 +156,28 @@ impl Symbols {
         })
     }
 
-    /// Where a function is, for once: what was read is true for a while only.
-    pub fn take(&mut self, name: &str) -> Option<Range> {
-        self.ranges.remove(name)
-    }
-
     /// Where a function is.
     #[must_use]
     pub fn range(&self, name: &str) -> Option<Range> {
         self.ranges.get(name).copied()
     }
+}
+
+/// The address in a line, and what begins with the name.
+fn symbol(line: &[u8]) -> Option<(u64, &[u8])> {
+    let digits = line.iter().position(|byte| *byte == b' ')?;
+    let digit = |byte: &u8| char::from(*byte).to_digit(16).map(u64::from);
+    let address = line
+        .iter()
+        .take(digits)
+        .try_fold(0, |address: u64, byte| Some(address << 4 | digit(byte)?))?;
+    // A blank, the type, a blank.
+    Some((address, line.get(digits + 3..)?))
+}
+
+fn is_called(rest: &[u8], name: &str) -> bool {
+    let after = rest.strip_prefix(name.as_bytes());
+    after.is_some_and(|after| after.first().is_none_or(u8::is_ascii_whitespace))
 }
 
 #[cfg(test)]
@@ -196,20 +213,21 @@ mod tests {
 
     #[test]
     fn a_function_ends_where_the_next_symbol_begins() {
-        let text = "ffff10 T neigh_invalidate\nffff40 t tap_handle_frame\t[tap]\nffff18 t other\nffff44 d data\n";
-        let symbols = Symbols::parse(text.as_bytes(), |name| name != "other" && name != "data").expect("text");
+        let text = "ffff10 T neigh_invalidate\nffff40 t tap_handle_frame\t[tap]\nffff20 t tap_handle_frame_more\nffff18 t other\nffff44 d data\n";
+        let symbols = Symbols::parse(text.as_bytes(), &["neigh_invalidate", "tap_handle_frame"]).expect("text");
         let range = |start, end| Some(Range { start, end });
         assert_eq!(symbols.range("neigh_invalidate"), range(0xff_ff10, 0xff_ff18));
         assert_eq!(symbols.range("tap_handle_frame"), range(0xff_ff40, 0xff_ff44));
         assert_eq!(symbols.range("other"), None);
-        let hidden = Symbols::parse(&b"0000000000000000 T neigh_invalidate\n"[..], |_| true).expect("text");
+        let hidden =
+            Symbols::parse(&b"0000000000000000 T neigh_invalidate\n"[..], &["neigh_invalidate"]).expect("text");
         assert_eq!(hidden.range("neigh_invalidate"), None, "kptr_restrict");
     }
 
     #[test]
     fn functions_that_give_a_reason_are_not_judged_by_their_place() {
         let text = "10 T kfree_skb_list\n20 T neigh_invalidate\n30 T end\n";
-        let symbols = Symbols::parse(text.as_bytes(), |name| name != "end").expect("text");
+        let symbols = Symbols::parse(text.as_bytes(), &["kfree_skb_list", "neigh_invalidate"]).expect("text");
         let causes = |says_reason| {
             let reasons = DropReasons {
                 says_reason,

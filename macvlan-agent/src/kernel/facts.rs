@@ -1,7 +1,7 @@
 //! What the running kernel says of itself, read once at start: where its fields are, what it means when it frees a
 //! frame, and which of its functions are described.
 
-use std::{io, path::Path, thread};
+use std::path::Path;
 
 use aya::util::KernelVersion;
 use macvlan_agent_ebpf::abi::Offsets;
@@ -9,7 +9,7 @@ use macvlan_agent_ebpf::abi::Offsets;
 use super::{
     attach::HANDLER,
     btf::{self, Btf, BtfError},
-    drop_reason::{DropReasons, Symbols},
+    drop_reason::DropReasons,
     hooks::{NotAttached, Reason},
     offsets,
 };
@@ -20,8 +20,6 @@ pub struct Facts {
     pub offsets: Result<Offsets, NotAttached>,
     /// What it says when it frees a frame.
     pub drop_reasons: DropReasons,
-    /// Where the functions are in which it does.
-    pub symbols: Symbols,
     /// The number of macvlan's handler among the kernel's own functions, where macvlan is built in.
     pub built_in_handler: Option<u32>,
     /// Whether no counter shows what a device without carrier throws away: `noop_enqueue` counts since 6.11.
@@ -36,27 +34,16 @@ impl Facts {
             let advice = "handle_frame and frame_free need a kernel built with CONFIG_DEBUG_INFO_BTF";
             NotAttached::new(Reason::NoField, format!("{error}; {advice}"))
         };
-        // Both are long: each on a processor of its own.
-        let (types, symbols) = thread::scope(|scope| {
-            let symbols = scope.spawn(|| Symbols::read(&[HANDLER]));
-            let types = Btf::read(path).map_err(|error| unknown(&error));
-            let symbols = symbols.join();
-            (types, symbols.unwrap_or_else(|_| Err(io::ErrorKind::Other.into())))
-        });
+        let types = Btf::read(path).map_err(|error| unknown(&error));
         let offsets = match &types {
             Ok(btf) => offsets::resolve(btf).map_err(|error| unknown(&error)),
             Err(missing) => Err(missing.clone()),
         };
         let known = types.as_ref().ok();
         let number = |btf: &Btf| btf.function(HANDLER).ok()?;
-        let symbols = symbols.unwrap_or_else(|error| {
-            tracing::debug!(%error, "the kernel's symbols cannot be read");
-            Symbols::default()
-        });
         Self {
             offsets,
             drop_reasons: known.and_then(|btf| DropReasons::resolve(btf).ok()).unwrap_or_default(),
-            symbols,
             // A program is attached by this number: it is asked of nobody else.
             built_in_handler: if path == Path::new(btf::VMLINUX) {
                 known.and_then(number)

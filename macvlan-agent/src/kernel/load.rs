@@ -9,6 +9,7 @@ use std::{
     fs, io,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     panic::resume_unwind,
+    path::Path,
     sync::Arc,
     thread,
 };
@@ -18,7 +19,9 @@ use aya::{
     maps::{Array, Map, MapData, MapError},
     programs::{Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
 };
-use macvlan_agent_ebpf::abi::{Change, Locations, label::Lost, limits};
+use macvlan_agent_ebpf::abi::{
+    Cell, Change, Credit, CreditExchange, CreditRequest, Locations, Range, SubInterfaceKey, change, label::Lost, limits,
+};
 use nix::{
     sched::{CloneFlags, unshare},
     sys::resource::{RLIM_INFINITY, Resource, setrlimit},
@@ -40,6 +43,9 @@ pub static OBJECT: &[u8] =
 
 /// The program that changes the tables.
 const TABLES: &str = "tables";
+
+/// The one that gives what waits for its owner.
+const CREDITS: &str = "credits";
 
 /// The hooks that each instance has programs for.
 const TC: [Hook; 2] = [Hook::ParentIngress, Hook::ParentEgress];
@@ -126,6 +132,8 @@ pub struct Kernel {
     own_netns: u32,
     shared: Option<OwnedFd>,
     pub(super) facts: Facts,
+    /// Where macvlan's handler was at the start, until that is told.
+    handler: Option<Range>,
     /// The maps by their names, for programs that aya does not load.
     pub(super) maps: Vec<(String, OwnedFd)>,
     cpus: u32,
@@ -135,8 +143,12 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Loads the programs, with tables of that size. `own_netns` is the inode of the calling thread's namespace.
-    pub fn load(own_netns: u32, facts: Facts, room: Room) -> Result<Self, LoadError> {
+    /// Loads the programs, with tables of that size. `own_netns` is the inode of the calling thread's namespace, `types`
+    /// the file with the kernel's types; `frame_free` says whether that program will be attached.
+    pub fn load(own_netns: u32, types: &Path, room: Room, frame_free: bool) -> Result<Self, LoadError> {
+        // It is long, and needed last.
+        let symbols = thread::spawn(|| Symbols::read(&[HANDLER]));
+        let facts = Facts::read(types);
         // Before 5.11 maps are charged to the locked memory of the process.
         if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
             tracing::debug!(%error, "the limit of locked memory stays as it is");
@@ -148,16 +160,26 @@ impl Kernel {
             .ok();
         let mut core = instance(own_netns, (cpus, room), Some(&facts), shared.as_ref())?;
         let [ingress, egress] = TC.map(Hook::name);
-        load_classifiers(&mut core, &[ingress, egress, TABLES])?;
+        load_programs(
+            &mut core,
+            &[ingress, egress, TABLES, CREDITS],
+            frame_free && facts.offsets.is_ok(),
+        )?;
         let counts = counts(&core, cpus, room)?;
         let maps = map_descriptors(&core)?;
-        fill_drop_tables(&mut core, &facts)?;
+        let symbols = symbols.join().unwrap_or_else(|panic| resume_unwind(panic));
+        let symbols = symbols.unwrap_or_else(|error| {
+            tracing::debug!(%error, "the kernel's symbols cannot be read");
+            Symbols::default()
+        });
+        fill_drop_tables(&mut core, &facts, &symbols)?;
         let mut kernel = Self {
             core,
             others: BTreeMap::new(),
             own_netns,
             shared,
             facts,
+            handler: symbols.range(HANDLER),
             maps,
             cpus,
             room,
@@ -207,8 +229,10 @@ impl Kernel {
     /// Tells `frame_free` where macvlan's handler is now, or that it is nowhere. The first time, just after the start, it
     /// is where it was read to be then.
     pub fn locate_handler(&mut self) {
-        let read = self.facts.symbols.take(HANDLER);
-        let range = read.or_else(|| Symbols::read(&[HANDLER]).ok()?.range(HANDLER));
+        let range = self
+            .handler
+            .take()
+            .or_else(|| Symbols::read(&[HANDLER]).ok()?.range(HANDLER));
         self.handler_is_located = range.is_some();
         self.counts.set_handler_range(range.unwrap_or_default());
     }
@@ -219,23 +243,64 @@ impl Kernel {
         self.handler_is_located
     }
 
-    /// Makes a change in the tables that frames are looked up in. To take out what is not there is no error.
-    pub fn change(&self, change: &Change) -> Result<(), ChangeError> {
+    /// Makes changes in the tables that frames are looked up in, up to the first that is refused. To take out what is not
+    /// there is no error.
+    pub fn change(&self, changes: &[Change]) -> Result<(), ChangeError> {
+        for some in changes.chunks(change::AT_ONCE) {
+            let options = TestRunOptions {
+                data_in: Some(Change::bytes(some)),
+                ..TestRunOptions::default()
+            };
+            let code = self.run(TABLES, options)?;
+            if code != 0 {
+                return Err(ChangeError::Refused(io::Error::from_raw_os_error(code & change::ERROR)));
+            }
+        }
+        Ok(())
+    }
+
+    /// What each CPU has counted under a key that had no entry; `removes` says whether it is taken out.
+    pub(super) fn credits(&self, key: SubInterfaceKey, removes: bool) -> Result<Vec<Credit>, LoadError> {
+        let mut credits = Vec::new();
+        let mut first = 0;
+        while first < self.cpus {
+            let question = CreditExchange {
+                request: CreditRequest {
+                    key,
+                    first,
+                    removes: removes.into(),
+                },
+                credit: Credit {
+                    since: 0,
+                    cell: Cell::EMPTY,
+                },
+            };
+            let mut answer = question;
+            let options = TestRunOptions {
+                data_in: Some(question.bytes()),
+                data_out: Some(answer.bytes_mut()),
+                ..TestRunOptions::default()
+            };
+            first = match self.run(CREDITS, options)? {
+                found @ 1.. => {
+                    credits.push(answer.credit);
+                    found.cast_unsigned()
+                }
+                _ => first + limits::CPUS_AT_ONCE,
+            };
+        }
+        Ok(credits)
+    }
+
+    /// Runs a program once and gives what it returns.
+    fn run(&self, name: &'static str, options: TestRunOptions<'_>) -> Result<i32, LoadError> {
         let program: &SchedClassifier = self
             .core
-            .program(TABLES)
+            .program(name)
             .and_then(|program| program.try_into().ok())
-            .ok_or(LoadError::Missing(TABLES))?;
-        let options = TestRunOptions {
-            data_in: Some(change.bytes()),
-            ..TestRunOptions::default()
-        };
-        let result = program.test_run(options).map_err(|error| refused(TABLES, error))?;
-        let code = result.return_value.cast_signed();
-        if code == 0 || change.removes == 1 && code == -libc::ENOENT {
-            return Ok(());
-        }
-        Err(ChangeError::Refused(io::Error::from_raw_os_error(-code)))
+            .ok_or(LoadError::Missing(name))?;
+        let result = program.test_run(options).map_err(|error| refused(name, error))?;
+        Ok(result.return_value.cast_signed())
     }
 
     /// The instance that serves a namespace, loaded when it is first asked for.
@@ -247,7 +312,7 @@ impl Kernel {
             let shared = self.shared.as_ref().ok_or(LoadError::NotPermitted)?;
             let mut fresh = instance(netns, (self.cpus, self.room), None, Some(shared))?;
             let [ingress, egress] = TC.map(Hook::name);
-            load_classifiers(&mut fresh, &[ingress, egress])?;
+            load_programs(&mut fresh, &[ingress, egress], false)?;
             self.others.insert(netns, fresh);
         }
         self.others.get_mut(&netns).ok_or(LoadError::NotPermitted)
@@ -343,21 +408,32 @@ fn loader() -> EbpfLoader<'static> {
     hidden.join().unwrap_or_else(|_| EbpfLoader::new())
 }
 
-/// Loads TC programs: the verifier takes long, so each is given to it by a thread of its own.
-fn load_classifiers(instance: &mut Ebpf, names: &[&'static str]) -> Result<(), LoadError> {
-    let wanted = |(name, program)| Some((*names.iter().find(|other| **other == name)?, program));
-    let programs: Vec<(_, &mut Program)> = instance.programs_mut().filter_map(wanted).collect();
+/// Loads TC programs, and `frame_free` where it is asked for: the verifier takes long, so each is given to it by a thread
+/// of its own. What becomes of `frame_free` is seen where it is attached.
+fn load_programs(instance: &mut Ebpf, names: &[&'static str], with_frame_free: bool) -> Result<(), LoadError> {
+    let (mut programs, mut frame_free) = (Vec::new(), None);
+    for (name, program) in instance.programs_mut() {
+        if let Some(name) = names.iter().find(|other| **other == name) {
+            let program: Result<&mut SchedClassifier, _> = program.try_into();
+            programs.push((*name, program.map_err(|_| LoadError::Missing(name))?));
+        } else if with_frame_free && name == Hook::FrameFree.name() {
+            frame_free = Some(program);
+        }
+    }
     let has = |name: &str| programs.iter().any(|(other, _)| *other == name);
     if let Some(missing) = names.iter().find(|name| !has(name)) {
         return Err(LoadError::Missing(missing));
     }
     thread::scope(|scope| {
-        let load = |(name, program): (&'static str, &mut Program)| {
-            let program: &mut SchedClassifier = program.try_into().map_err(|_| LoadError::Missing(name))?;
-            program.load().map_err(|error| refused(name, error))
-        };
-        let each = programs.into_iter().map(|each| scope.spawn(move || load(each)));
+        let each = programs
+            .into_iter()
+            .map(|(name, program)| scope.spawn(move || program.load().map_err(|error| refused(name, error))));
         let each: Vec<_> = each.collect();
+        if let Some(Program::RawTracePoint(program)) = frame_free
+            && let Err(error) = program.load()
+        {
+            tracing::debug!(error = %chain(&error), "frame_free is not loaded");
+        }
         each.into_iter()
             .try_for_each(|load| load.join().unwrap_or_else(|panic| resume_unwind(panic)))
     })
@@ -394,7 +470,7 @@ fn counts(core: &Ebpf, cpus: u32, room: Room) -> Result<Counts, LoadError> {
 }
 
 /// Tells `frame_free` what reasons and places mean in this kernel.
-fn fill_drop_tables(core: &mut Ebpf, facts: &Facts) -> Result<(), LoadError> {
+fn fill_drop_tables(core: &mut Ebpf, facts: &Facts, symbols: &Symbols) -> Result<(), LoadError> {
     let map_error = |map: &'static str| {
         move |source| LoadError::Map {
             map,
@@ -410,7 +486,7 @@ fn fill_drop_tables(core: &mut Ebpf, facts: &Facts) -> Result<(), LoadError> {
     }
     let locations = core.map_mut("LOCATIONS").ok_or(LoadError::Missing("LOCATIONS"))?;
     let mut locations: Array<_, Locations> = Array::try_from(locations).map_err(map_error("LOCATIONS"))?;
-    let known = facts.drop_reasons.locations(&facts.symbols);
+    let known = facts.drop_reasons.locations(symbols);
     locations.set(0, known, 0).map_err(map_error("LOCATIONS"))
 }
 
@@ -422,7 +498,6 @@ fn map_descriptors(core: &Ebpf) -> Result<Vec<(String, OwnedFd)>, LoadError> {
             | Map::HashMap(data)
             | Map::LruHashMap(data)
             | Map::PerCpuArray(data)
-            | Map::PerCpuLruHashMap(data)
             | Map::RingBuf(data) => data,
             _ => return None,
         };

@@ -45,7 +45,7 @@ impl Room {
     }
 
     /// The entries of every map that this is about.
-    pub(super) fn entries(self, cpus: u32) -> [(&'static str, u32); 7] {
+    pub(super) fn entries(self, cpus: u32) -> [(&'static str, u32); 8] {
         [
             ("COMMON", self.slots() * cpus),
             ("RARE", self.slots() * cpus),
@@ -54,6 +54,7 @@ impl Room {
             ("SUB_INTERFACES", self.sub_interfaces()),
             ("DEVICES", self.sub_interfaces()),
             ("ADDRESSES", self.addresses()),
+            ("CREDITS", limits::CREDITS * cpus),
         ]
     }
 }
