@@ -5,6 +5,7 @@ use std::{
     os::fd::OwnedFd,
     path::PathBuf,
     process::{Command, id},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -19,6 +20,8 @@ const SCHED_CLS: u32 = 3;
 /// `BPF_TCX_INGRESS` and `BPF_TCX_EGRESS`.
 const TCX: [u32; 2] = [46, 47];
 const PINS: &str = "/sys/fs/bpf";
+
+static PINNED: AtomicU32 = AtomicU32::new(0);
 
 /// `r0 = -1` (`TC_ACT_UNSPEC`), `exit`.
 const INSTRUCTIONS: [u64; 2] = [0xffff_ffff_0000_00b7, 0x95];
@@ -37,13 +40,13 @@ pub enum Empty {
     /// By links of the kernel's, 6.6 and newer.
     Tcx([OwnedFd; 2]),
     /// By a queueing discipline.
-    Clsact(String),
+    Clsact(Clsact),
 }
 
 impl Empty {
     /// By tcx.
     pub fn tcx(link: &Link) -> Result<Self> {
-        let program = load()?;
+        let program = load(&INSTRUCTIONS)?;
         let index = link.index()?;
         let attach = |kind| {
             link.namespace
@@ -52,11 +55,23 @@ impl Empty {
         Ok(Self::Tcx([attach(TCX[0])?, attach(TCX[1])?]))
     }
 
-    /// By a queueing discipline, with the tool `tc`; the interface must be in the process's own namespace.
+    /// By a queueing discipline.
     pub fn clsact(link: &Link) -> Result<Self> {
-        let pin = PathBuf::from(format!("{PINS}/macvlan-cost-{}\0", id()));
+        Clsact::attach(link, &INSTRUCTIONS, &["ingress", "egress"]).map(Self::Clsact)
+    }
+}
+
+/// A program in a queueing discipline of its own, by the tool `tc`, for as long as it lives.
+#[derive(Debug)]
+pub struct Clsact(Link);
+
+impl Clsact {
+    /// Attaches a program to some sides of an interface.
+    pub(crate) fn attach(link: &Link, instructions: &[u64], sides: &[&str]) -> Result<Self> {
+        let number_of_pin = PINNED.fetch_add(1, Ordering::Relaxed);
+        let pin = PathBuf::from(format!("{PINS}/macvlan-cost-{}-{number_of_pin}\0", id()));
         let text = pin.to_str().context("a path without text")?;
-        let program = load()?;
+        let program = load(instructions)?;
         let mut attributes = Pin {
             path: text.as_ptr() as u64,
             program: number(&program)?,
@@ -64,25 +79,26 @@ impl Empty {
         };
         bpf::call(OBJ_PIN, &mut attributes).context("could not pin a program")?;
         let path = text.trim_end_matches('\0');
-        let attached = attach_clsact(&link.name, path);
+        let attached = link.namespace.run(|| attach_clsact(&link.name, path, sides));
         fs::remove_file(path).context("could not remove a pin")?;
         attached?;
-        Ok(Self::Clsact(link.name.clone()))
+        Ok(Self(link.clone()))
     }
 }
 
-impl Drop for Empty {
+impl Drop for Clsact {
     fn drop(&mut self) {
-        if let Self::Clsact(name) = self {
-            // Where this fails, the interface goes with its lab.
-            let _ = tc(&format!("qdisc del dev {name} clsact"));
-        }
+        let Self(link) = self;
+        // Where this fails, the interface goes with its lab.
+        let _ = link
+            .namespace
+            .run(|| tc(&format!("qdisc del dev {} clsact", link.name)));
     }
 }
 
-fn attach_clsact(name: &str, path: &str) -> Result<()> {
+fn attach_clsact(name: &str, path: &str, sides: &[&str]) -> Result<()> {
     tc(&format!("qdisc add dev {name} clsact"))?;
-    for side in ["ingress", "egress"] {
+    for side in sides {
         tc(&format!(
             "filter add dev {name} {side} bpf direct-action object-pinned {path}"
         ))?;
@@ -97,6 +113,6 @@ fn tc(words: &str) -> Result<()> {
     Ok(())
 }
 
-fn load() -> Result<OwnedFd> {
-    bpf::load(SCHED_CLS, &INSTRUCTIONS).context("could not load an empty program")
+fn load(instructions: &[u64]) -> Result<OwnedFd> {
+    bpf::load(SCHED_CLS, instructions).context("could not load a program")
 }

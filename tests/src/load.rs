@@ -170,6 +170,14 @@ impl Load {
     }
 }
 
+/// What a socket with `PACKET_VNET_HDR` sends to let one skb of TCP with `payload` bytes arrive, which stands for as many
+/// frames as that makes: like one that was merged on reception (GRO).
+#[must_use]
+pub fn merged(to: Mac, from: Mac, payload: u16) -> Vec<u8> {
+    let frames = Load::Gso(payload).frames(to, from, 0);
+    [vec![offload_header()], frames].concat().concat()
+}
+
 /// A header of 20 bytes: from one documentation network to another, which nobody answers.
 fn ipv4(protocol: u8, payload: u16, identification: u16, fragment: u16) -> Vec<u8> {
     let mut header = vec![0x45, 0];

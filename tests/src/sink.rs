@@ -10,6 +10,8 @@ use nix::{
 };
 
 use crate::{
+    bpf::instruction,
+    empty::Clsact,
     lab::Link,
     netns::Namespace,
     traffic::{EXPERIMENTAL, link_address},
@@ -41,6 +43,24 @@ impl Sink {
         keep_nothing(&socket)?;
         bind(socket.as_raw_fd(), &link_address(index, EXPERIMENTAL)?)?;
         Ok(Self { _socket: socket })
+    }
+}
+
+/// `r0 = 4` (`TC_ACT_STOLEN`), `exit`: the frame is used up, and nobody says that it was given up.
+const STEAL: [u64; 2] = [instruction(0xb7, [0, 0], 0, 4), instruction(0x95, [0, 0], 0, 0)];
+
+/// Takes all frames that arrive at an interface before anybody in the kernel sees them, for as long as it lives: for
+/// frames of a type that the kernel itself listens for.
+#[derive(Debug)]
+pub struct Swallow {
+    _program: Clsact,
+}
+
+impl Swallow {
+    /// One at `link`.
+    pub fn at(link: &Link) -> Result<Self> {
+        let program = Clsact::attach(link, &STEAL, &["ingress"])?;
+        Ok(Self { _program: program })
     }
 }
 

@@ -19,7 +19,8 @@ use macvlan_agent_tests::{
     agent::Agent,
     empty::Empty,
     lab::{Lab, Link, Mac, Mode, Place, SubInterface, Upstream},
-    sink::Sink,
+    load,
+    sink::{Sink, Swallow},
     traffic::{frame, open, switch_on},
 };
 use nix::{
@@ -74,6 +75,8 @@ const BATCH: u32 = 100;
 /// The least of so many batches is free of the timer's interrupts and of what else the kernel does now and then.
 const ROUNDS: u32 = 24;
 const LENGTH: usize = 60;
+/// Of ten frames of TCP.
+const PAYLOAD: u16 = 14_480;
 /// How long an agent may take to be ready: where time is instructions, all that it does takes long.
 const START: Duration = Duration::from_mins(5);
 
@@ -102,6 +105,9 @@ fn run(options: &Options) -> Result<()> {
             writeln!(out, "cost {} {} {}", route.name, setup.word(), route.cost()?)?;
             drop(sinks);
         }
+        let swallow = Swallow::at(&one.link)?;
+        writeln!(out, "cost merged {} {}", setup.word(), merged(&lab, &one).cost()?)?;
+        drop(swallow);
         // Of a type that nobody listens for: delivered, and then given up.
         let unwanted = &routes[0];
         writeln!(out, "cost unwanted {} {}", setup.word(), unwanted.cost()?)?;
@@ -115,6 +121,8 @@ struct Route {
     name: &'static str,
     from: Link,
     frame: Vec<u8>,
+    /// Whether a header of the socket's stands before it.
+    offload: bool,
 }
 
 fn routes(lab: &Lab, one: &SubInterface, other: &SubInterface) -> [Route; 4] {
@@ -122,6 +130,7 @@ fn routes(lab: &Lab, one: &SubInterface, other: &SubInterface) -> [Route; 4] {
         name,
         from: from.clone(),
         frame: frame(to, from.mac, LENGTH),
+        offload: false,
     };
     [
         route("external", &lab.station, one.mac()),
@@ -131,12 +140,25 @@ fn routes(lab: &Lab, one: &SubInterface, other: &SubInterface) -> [Route; 4] {
     ]
 }
 
+/// Ten frames that came as one skb, from the wire to a sub-interface.
+fn merged(lab: &Lab, to: &SubInterface) -> Route {
+    Route {
+        name: "merged",
+        from: lab.station.clone(),
+        frame: load::merged(to.mac(), lab.station.mac, PAYLOAD),
+        offload: true,
+    }
+}
+
 impl Route {
     /// What one frame costs: the difference between twice as many and as many.
     fn cost(&self) -> Result<u64> {
         self.from.namespace.run(|| {
             let socket = open(&self.from.name)?;
             switch_on(&socket, libc::PACKET_QDISC_BYPASS)?;
+            if self.offload {
+                switch_on(&socket, libc::PACKET_VNET_HDR)?;
+            }
             let batch = |count: u32| {
                 let start = nanoseconds()?;
                 for _ in 0..count {

@@ -30,6 +30,7 @@ veth pair, the mode is bridge, there are two sub-interfaces.
 | `transmitted` | from a sub-interface to the wire |
 | `sibling` | between two sub-interfaces, inside |
 | `child_to_parent` | from a sub-interface to its parent: it leaves by the wire and is counted as an attempt |
+| `merged` | as `external`, ten frames of TCP that were merged into one skb (GRO): what the skb costs |
 | `unwanted` | as `external`, and nobody listens: the kernel gives the frame up, which `frame_free` looks at |
 
 | set-up | what is attached to the parent |
@@ -106,7 +107,14 @@ pub(super) struct Page {
 
 /// The set-ups in the order of the columns.
 const SETUPS: [&str; 5] = ["tcx", "clsact", "tc", "kprobe", "fexit"];
-const PATHS: [&str; 5] = ["external", "transmitted", "sibling", "child_to_parent", "unwanted"];
+const PATHS: [&str; 6] = [
+    "external",
+    "transmitted",
+    "sibling",
+    "child_to_parent",
+    "merged",
+    "unwanted",
+];
 
 /// The kernel that the goals are stated for.
 const GOALS_KERNEL: &str = "6.12";
