@@ -38,9 +38,10 @@ use crate::{
     },
     metrics::own::Own,
     observe::Observed,
-    owners,
+    owners::{self, Owners},
     pace::Pace,
     run_dir::RunDir,
+    snapshot::Snapshot,
     topology::{
         inventory::Inventory,
         netns::Netns,
@@ -94,16 +95,17 @@ pub async fn start(arguments: Run) -> Result<Agent> {
     let kernel = load(&arguments.kernel, configured, &own);
     let (stop, stopped) = watch::channel(false);
     let (release, released) = watch::channel(false);
-    let topology = watcher::start(until(released), "/run/netns".into())
+    let (asked, asks) = watch::channel(());
+    let topology = watcher::start(until(released), "/run/netns".into(), asks.clone())
         .await
         .context("cannot read this host's interfaces")?;
     let namespaces = topology.namespaces.clone();
     let owners = owners::start(
         until(stopped.clone()),
-        topology.inventory.clone(),
-        topology.namespaces.clone(),
+        (topology.inventory.clone(), topology.namespaces.clone()),
         own.inode(),
         arguments.containers.sources(),
+        asks,
     );
     let kernel = kernel.await??;
     let room = kernel.room();
@@ -130,16 +132,12 @@ pub async fn start(arguments: Run) -> Result<Agent> {
         observe,
         stopped.clone(),
     ));
-    let source = Arc::clone(&keeper);
-    let app = App::new(
-        Box::new(move || lock(&source).snapshot().with_owners(&owners.borrow())),
-        own_metrics,
-        Pages {
-            telemetry_path: arguments.telemetry_path,
-            max_requests: arguments.max_requests,
-            remote_api: arguments.remote_api,
-        },
-    );
+    let pages = Pages {
+        telemetry_path: arguments.telemetry_path,
+        max_requests: arguments.max_requests,
+        remote_api: arguments.remote_api,
+    };
+    let app = App::new(take(Arc::clone(&keeper), owners, asked), own_metrics, pages);
     let app = if arguments.lifecycle {
         app.with_reload(Arc::clone(&manager))
     } else {
@@ -174,6 +172,18 @@ pub async fn start(arguments: Run) -> Result<Agent> {
         signals,
         _control: control,
         _run_dir: run_dir,
+    })
+}
+
+/// How it is told how things are; `asked` lets those know who look for what nobody tells them.
+fn take(
+    keeper: Arc<Mutex<Keeper>>,
+    owners: watch::Receiver<Arc<Owners>>,
+    asked: watch::Sender<()>,
+) -> Box<dyn Fn() -> Snapshot + Send + Sync> {
+    Box::new(move || {
+        asked.send_replace(());
+        lock(&keeper).snapshot().with_owners(&owners.borrow())
     })
 }
 

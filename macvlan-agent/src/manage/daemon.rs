@@ -253,20 +253,21 @@ impl Manager {
 
     /// Keeps things so until `stop` ends.
     pub async fn run(self: Arc<Self>, stop: impl Future<Output = ()>) {
-        let events = Events::open()
-            .inspect_err(|error| tracing::warn!(%error, "changes of interfaces are seen at a regular look only"))
-            .ok();
+        // While nothing is managed nothing is heard: every event would be copied once more, and wake us.
+        let mut events = None;
         let mut inventory = self.inventory.clone();
         let mut tick = interval(REGULARLY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tokio::pin!(stop);
         let mut pending = false;
         let mut said = String::new();
+        // Whether there is something to manage: not known before the first look.
+        let mut at_work = None;
         loop {
             let impatient = sleep_until(Instant::now() + IMPATIENTLY);
             tokio::select! {
                 () = &mut stop => return,
-                _ = tick.tick() => {}
+                _ = tick.tick(), if at_work != Some(false) => {}
                 () = impatient, if pending => {}
                 () = self.again.notified() => {}
                 _ = inventory.changed() => {}
@@ -279,7 +280,7 @@ impl Manager {
             inventory.mark_unchanged();
             let manager = Arc::clone(&self);
             let outcome = match spawn_blocking(move || manager.look()).await {
-                Ok(Ok(outcome)) => outcome.unwrap_or_default(),
+                Ok(Ok(outcome)) => outcome,
                 Ok(Err(error)) => {
                     say_once(&mut said, format!("{error:#}"));
                     continue;
@@ -289,6 +290,19 @@ impl Manager {
                     continue;
                 }
             };
+            let was_at_work = at_work.replace(outcome.is_some());
+            if outcome.is_some() && was_at_work != Some(true) {
+                events = Events::open()
+                    .inspect_err(
+                        |error| tracing::warn!(%error, "changes of interfaces are seen at a regular look only"),
+                    )
+                    .ok();
+                // For what has changed in between.
+                self.again.notify_one();
+            } else if outcome.is_none() {
+                events = None;
+            }
+            let outcome = outcome.unwrap_or_default();
             log(&outcome);
             say_states(&mut said, &outcome);
             self.listener.managed(tally(&outcome));

@@ -334,7 +334,7 @@ pub const METRICS: &[Metric] = &[
         name: "macvlan_parent_unknown_macs",
         kind: Type::Gauge,
         labels: &["parent"],
-        help: "MACs that the parent receives for (its unicast list, read every 10 s and after changes) and that no known sub-interface nor anything else known on it has: a sub-interface in a namespace that was not found, or something like a VRRP address; absent where the list cannot be read.",
+        help: "MACs that the parent receives for (its unicast list, read after changes, and every 10 s while somebody asks) and that no known sub-interface nor anything else known on it has: a sub-interface in a namespace that was not found, or something like a VRRP address; absent where the list cannot be read.",
         hooks: &[],
         source: Source::Snapshot(|snapshot, sink| {
             for each in &snapshot.parents {

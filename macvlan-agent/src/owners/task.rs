@@ -40,16 +40,17 @@ const PATIENCE: [Duration; 7] = [
     Duration::from_secs(7),
 ];
 
-/// How often all is asked anew: a container may get another name.
+/// How often all is asked anew at most, where somebody asks us: a container may get another name.
 const RENEW: Duration = Duration::from_secs(15);
 
-/// Follows the owners of the namespaces with sub-interfaces until `cancel` ends.
+/// Follows the owners of the namespaces with sub-interfaces until `cancel` ends. `asks` changes when somebody wants to know
+/// how things are.
 pub fn start(
     cancel: impl Future<Output = ()> + Send + 'static,
-    inventory: watch::Receiver<Arc<Inventory>>,
-    namespaces: Namespaces,
+    (inventory, namespaces): (watch::Receiver<Arc<Inventory>>, Namespaces),
     own: u32,
     sources: Sources,
+    asks: watch::Receiver<()>,
 ) -> watch::Receiver<Arc<Owners>> {
     let (publisher, owners) = watch::channel(Arc::default());
     let mut task = Task {
@@ -59,12 +60,12 @@ pub fn start(
         publisher,
         inventory: Arc::default(),
         waiting: HashMap::new(),
-        renew_at: None,
+        renewed: Instant::now(),
         answers: JoinSet::new(),
     };
     tokio::spawn(async move {
         tokio::select! {
-            () = task.run(inventory) => {}
+            () = task.run(inventory, asks) => {}
             () = cancel => {}
         }
     });
@@ -301,12 +302,13 @@ struct Task {
     publisher: watch::Sender<Arc<Owners>>,
     inventory: Arc<Inventory>,
     waiting: HashMap<u32, Waiting>,
-    renew_at: Option<Instant>,
+    /// When all was asked last.
+    renewed: Instant,
     answers: JoinSet<Answer>,
 }
 
 impl Task {
-    async fn run(&mut self, mut inventory: watch::Receiver<Arc<Inventory>>) {
+    async fn run(&mut self, mut inventory: watch::Receiver<Arc<Inventory>>, mut asks: watch::Receiver<()>) {
         inventory.mark_changed();
         loop {
             let due = self.due();
@@ -328,17 +330,18 @@ impl Task {
                     self.knowledge.learn(answer.ok());
                     self.publish();
                 }
+                () = watcher::asked(&mut asks) => {
+                    if !self.waiting.is_empty() && self.renewed.elapsed() >= RENEW {
+                        self.refresh().await;
+                    }
+                }
                 () = is_due => self.refresh().await,
             }
         }
     }
 
     fn due(&self) -> Option<Instant> {
-        self.waiting
-            .values()
-            .filter_map(|waiting| waiting.next)
-            .chain(self.renew_at)
-            .min()
+        self.waiting.values().filter_map(|waiting| waiting.next).min()
     }
 
     /// The namespaces whose owners matter: those that sub-interfaces are in, but our own.
@@ -375,11 +378,6 @@ impl Task {
                 next: Some(now),
             });
         }
-        if wanted.is_empty() {
-            self.renew_at = None;
-        } else {
-            self.renew_at.get_or_insert(now + RENEW);
-        }
         if gone {
             self.publish();
         }
@@ -387,7 +385,7 @@ impl Task {
 
     async fn refresh(&mut self) {
         let now = Instant::now();
-        let renew = self.renew_at.is_some_and(|at| at <= now);
+        self.renewed = now;
         for waiting in self
             .waiting
             .values_mut()
@@ -395,9 +393,6 @@ impl Task {
         {
             waiting.next = PATIENCE.get(waiting.attempts).map(|wait| now + *wait);
             waiting.attempts += 1;
-        }
-        if renew {
-            self.renew_at = Some(now + RENEW);
         }
         let wanted = self.wanted();
         self.knowledge.ask(self.own, &generations(&wanted), &mut self.answers);

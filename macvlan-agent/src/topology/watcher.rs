@@ -14,7 +14,7 @@ use std::{
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::{AbortHandle, spawn_blocking},
-    time::{MissedTickBehavior, interval, sleep_until},
+    time::sleep_until,
 };
 
 use super::{
@@ -30,26 +30,16 @@ use super::{
 };
 use crate::pace::{Pace, Stint};
 
+mod looks;
 mod namespaces;
 mod start;
 
+use looks::Looks;
 pub use namespaces::{Namespace, Namespaces};
 pub use start::{Topology, TopologyError, dump_once, start};
 
 /// How long changes are gathered before they are published while the first inventory is made.
 const GATHER: Duration = Duration::from_millis(50);
-
-/// How often it is looked whether processes have come.
-const TICK: Duration = Duration::from_secs(1);
-
-/// Every how many ticks names are looked at though nothing was heard: a link to `/proc` may go stale in silence.
-const NAMES: u32 = 5;
-
-/// Every how many ticks all processes are looked at: one may have joined a namespace of its own without any sign.
-const ALL: u32 = 10;
-
-/// Every how many ticks namespaces that could not be read are tried again.
-const RETRY: u32 = 60;
 
 /// How closely is looked for namespaces.
 #[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Debug)]
@@ -92,6 +82,7 @@ pub struct Watcher {
     publish_at: Option<Instant>,
     pace: Pace,
     look_at: Option<Instant>,
+    looks: Looks,
     ready: Option<oneshot::Sender<()>>,
     strangers: Strangers,
     /// The parents' lists are being read.
@@ -108,13 +99,9 @@ impl Drop for Watcher {
 }
 
 impl Watcher {
-    async fn run(&mut self, mut news: mpsc::Receiver<Vec<News>>) {
+    async fn run(&mut self, mut news: mpsc::Receiver<Vec<News>>, mut asks: watch::Receiver<()>) {
         self.look(Look::Everything, true);
         self.awaited = self.spaces.keys().copied().collect();
-        let mut tick = interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        tick.reset();
-        let mut ticks = 0_u32;
         loop {
             tokio::select! {
                 () = at(self.publish_at) => {
@@ -123,30 +110,32 @@ impl Watcher {
                     self.pace.done(&stint);
                 }
                 Some(news) = news.recv() => self.hear(news),
-                () = self.names.changed() => self.look(Look::Names, false),
+                () = self.names.changed() => {
+                    self.looks.hear(Instant::now());
+                    self.look(Look::Names, false);
+                }
                 () = at(self.look_at) => self.look(Look::Processes, false),
                 lists = read(&mut self.reading) => self.judge(&lists),
-                _ = tick.tick() => {
-                    ticks = ticks.wrapping_add(1);
-                    self.tick(ticks);
-                }
+                () = asked(&mut asks) => self.looks.ask(),
+                () = at(Some(self.looks.next())) => self.tick(),
             }
         }
     }
 
-    fn tick(&mut self, ticks: u32) {
-        if ticks.is_multiple_of(RETRY) {
+    fn tick(&mut self) {
+        let due = self.looks.tick(Instant::now());
+        if due.retry {
             self.unreadable.clear();
         }
-        if ticks.is_multiple_of(ALL) {
+        if due.all {
             self.look(Look::Everything, false);
         } else if self.processes.has_new() {
             self.look(Look::Processes, false);
-        } else if ticks.is_multiple_of(NAMES) {
+        } else if due.names {
             self.look(Look::Names, false);
         }
         // In the middle of a flood they would be read for nothing.
-        if ticks.is_multiple_of(ALL) || self.suspicious && self.pace.next(false).is_none() {
+        if due.all || self.suspicious && self.pace.next(false).is_none() {
             self.read_lists();
         }
     }
@@ -154,6 +143,7 @@ impl Watcher {
     /// Looks which namespaces there are and takes up new ones. At the start (`first`) none is about to get a name.
     fn look(&mut self, look: Look, first: bool) {
         let now = Instant::now();
+        self.looks.looked(look, now);
         if look >= Look::Processes {
             self.processes.look(look == Look::Everything, now);
         }
@@ -203,6 +193,7 @@ impl Watcher {
 
     fn hear(&mut self, news: Vec<News>) {
         let now = Instant::now();
+        self.looks.hear(now);
         for each in news {
             match each {
                 News::Event(inode, event) => {
@@ -397,6 +388,13 @@ async fn at(deadline: Option<Instant>) {
         Some(deadline) if deadline <= Instant::now() => {}
         Some(deadline) => sleep_until(deadline.into()).await,
         None => std::future::pending().await,
+    }
+}
+
+/// Waits until somebody wants to know how things are; for ever where nobody can.
+pub(crate) async fn asked(asks: &mut watch::Receiver<()>) {
+    if asks.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -200,7 +200,7 @@ pub(super) const GOALS: &[Goal] = &[
         "count",
         AtMost(0.0),
         AtMost(0.0),
-        "the agent looks for namespaces without a name every second, for new ones that no event tells of, and for routes every 30 s.",
+        "a look every five minutes for namespaces that only a process is in and no event tells of.",
     ),
     goal(
         "16.none",

@@ -5,7 +5,7 @@ use std::{
     io,
     path::PathBuf,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -14,7 +14,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Namespace, Namespaces, Space, Watcher};
+use super::{Namespace, Namespaces, Space, Watcher, looks::Looks};
 use crate::{
     pace::Pace,
     topology::{
@@ -64,11 +64,12 @@ fn deaf(error: &io::Error) -> String {
     )
 }
 
-/// Follows the calling thread's namespace, those under `run_netns` and all others that can be found, until `cancel` ends. Returns when the own
-/// namespace has been read.
+/// Follows the calling thread's namespace, those under `run_netns` and all others that can be found, until `cancel` ends.
+/// `asks` changes when somebody wants to know how things are. Returns when the own namespace has been read.
 pub async fn start(
     cancel: impl Future<Output = ()> + Send + 'static,
     run_netns: PathBuf,
+    asks: watch::Receiver<()>,
 ) -> Result<Topology, TopologyError> {
     let own = Netns::own()?;
     let ear = Ear::open().map_err(TopologyError::Netlink)?;
@@ -107,6 +108,7 @@ pub async fn start(
         publish_at: None,
         pace: Pace::default(),
         look_at: None,
+        looks: Looks::begun(Instant::now()),
         ready: Some(ready),
         strangers: Strangers::default(),
         reading: None,
@@ -115,7 +117,7 @@ pub async fn start(
     };
     let task = tokio::spawn(async move {
         tokio::select! {
-            () = watcher.run(news) => {}
+            () = watcher.run(news, asks) => {}
             () = cancel => {}
         }
     });
@@ -139,7 +141,7 @@ pub async fn dump_once(run_netns: PathBuf) -> Result<(Arc<Inventory>, Vec<Namesp
         mut inventory,
         namespaces,
         task,
-    } = start(cancelled, run_netns).await?;
+    } = start(cancelled, run_netns, watch::channel(()).1).await?;
     let complete = timeout(DUMP, inventory.wait_for(|inventory| inventory.complete))
         .await
         .is_ok();

@@ -35,7 +35,7 @@ const STARTS: usize = 5;
 const SCRAPES: usize = 10;
 
 /// By then nothing of what happened has an echo.
-const SETTLE: Duration = Duration::from_secs(15);
+const SETTLE: Duration = Duration::from_secs(20);
 
 /// How long the agent is left alone.
 const IDLE: Duration = Duration::from_mins(1);
