@@ -86,47 +86,76 @@ impl<T> Drop for Mapped<T> {
     }
 }
 
-/// The counts of one slot over all CPUs at one moment.
+/// The counts of one slot over all CPUs at one moment. Of most slots nothing is counted but what is common.
 #[derive(Clone, Debug)]
 pub struct Totals {
-    /// By [`macvlan_agent_ebpf::abi::Counter`].
-    pub counters: [u64; COUNTERS],
-    /// Attempts still pending, by ring.
-    pub pending: [u64; RECENT_RINGS],
+    common: [u64; COMMON],
+    rest: Option<Box<Rest>>,
 }
 
-impl Totals {
-    /// Nothing counted.
-    pub const ZERO: Self = Self {
-        counters: [0; COUNTERS],
+/// What is not common.
+#[derive(Clone, Debug)]
+struct Rest {
+    counters: [u64; COUNTERS - COMMON],
+    pending: [u64; RECENT_RINGS],
+}
+
+impl Rest {
+    const ZERO: Self = Self {
+        counters: [0; COUNTERS - COMMON],
         pending: [0; RECENT_RINGS],
     };
 
-    /// Adds one cell as it was in second `now`.
-    pub fn add(&mut self, cell: &Cell, now: u32) {
-        self.add_common(&cell.common);
-        self.add_rare(&cell.rare, now);
-    }
-
-    fn add_common(&mut self, common: &Common) {
-        for (sum, value) in self.counters.iter_mut().zip(common.counters) {
-            *sum = sum.wrapping_add(value);
-        }
-    }
-
-    fn add_rare(&mut self, rare: &Rare, now: u32) {
-        for (sum, value) in self.counters.iter_mut().skip(COMMON).zip(rare.counters) {
+    fn add(&mut self, rare: &Rare, now: u32) {
+        for (sum, value) in self.counters.iter_mut().zip(rare.counters) {
             *sum = sum.wrapping_add(value);
         }
         for (ring, sum) in self.pending.iter_mut().enumerate() {
             *sum += pending::pending(&rare.recent, ring, now);
         }
     }
+}
+
+impl Totals {
+    /// Nothing counted.
+    pub const ZERO: Self = Self {
+        common: [0; COMMON],
+        rest: None,
+    };
+
+    /// Adds one cell as it was in second `now`.
+    pub fn add(&mut self, cell: &Cell, now: u32) {
+        self.add_common(&cell.common);
+        if cell.rare != Rare::EMPTY {
+            self.rest().add(&cell.rare, now);
+        }
+    }
+
+    fn add_common(&mut self, common: &Common) {
+        for (sum, value) in self.common.iter_mut().zip(common.counters) {
+            *sum = sum.wrapping_add(value);
+        }
+    }
+
+    fn rest(&mut self) -> &mut Rest {
+        self.rest.get_or_insert_with(|| Box::new(Rest::ZERO))
+    }
 
     /// Sets a counter.
     pub fn set(&mut self, counter: Counter, value: u64) {
-        if let Some(place) = self.counters.get_mut(counter as usize) {
-            *place = value;
+        self.set_at(counter as usize, value);
+    }
+
+    /// Sets the counter at a place of [`Counter`].
+    pub fn set_at(&mut self, place: usize, value: u64) {
+        let counter = match place.checked_sub(COMMON) {
+            None => self.common.get_mut(place),
+            // Nothing is what is there.
+            Some(_) if value == 0 && self.rest.is_none() => None,
+            Some(place) => self.rest().counters.get_mut(place),
+        };
+        if let Some(counter) = counter {
+            *counter = value;
         }
     }
 
@@ -138,7 +167,25 @@ impl Totals {
     /// The counter `offset` places behind `first`.
     #[must_use]
     pub fn at(&self, first: Counter, offset: usize) -> u64 {
-        self.counters.get(first as usize + offset).copied().unwrap_or(0)
+        let place = first as usize + offset;
+        let counter = match place.checked_sub(COMMON) {
+            None => self.common.get(place),
+            Some(place) => self.rest.as_ref().and_then(|rest| rest.counters.get(place)),
+        };
+        counter.copied().unwrap_or(0)
+    }
+
+    /// All counters that were counted, in the order of [`Counter`].
+    pub fn counters(&self) -> impl Iterator<Item = u64> {
+        let rest = self.rest.iter().flat_map(|rest| rest.counters);
+        self.common.into_iter().chain(rest)
+    }
+
+    /// Attempts still pending in a ring.
+    #[must_use]
+    pub fn pending(&self, ring: usize) -> u64 {
+        let pending = self.rest.as_ref().and_then(|rest| rest.pending.get(ring));
+        pending.copied().unwrap_or(0)
     }
 }
 
@@ -185,7 +232,7 @@ impl Counts {
             let now = monotonic_second();
             let mut totals = common.clone();
             for cell in cells.clone().filter_map(|index| self.rare.read(index)) {
-                totals.add_rare(&cell, now);
+                totals.rest().add(&cell, now);
             }
             for cell in extra {
                 totals.add(cell, now);
@@ -208,6 +255,7 @@ impl Counts {
             Some(unsafe {
                 match place.checked_sub(COMMON) {
                     None => (&raw const (*self.common.pointer(index)?).counters[place]).read_volatile(),
+                    Some(_) if !self.is_touched(index) => 0,
                     Some(place) => (&raw const (*self.rare.pointer(index)?).counters[place]).read_volatile(),
                 }
             })
@@ -308,10 +356,27 @@ mod tests {
         let mut totals = Totals::ZERO;
         totals.add(&cell, 51);
         totals.add(&cell, 51);
-        assert_eq!((totals.at(Counter::Attempts, 0), totals.pending[0]), (10, 4));
+        assert_eq!((totals.at(Counter::Attempts, 0), totals.pending(0)), (10, 4));
         assert_eq!(totals.at(Counter::DeliveredExternalFrames, 0), 14);
         let mut later = Totals::ZERO;
         later.add(&cell, 54);
-        assert_eq!(later.pending[0], 0, "settled");
+        assert_eq!(later.pending(0), 0, "settled");
+    }
+
+    #[test]
+    fn what_is_not_common_takes_room_only_where_it_is_counted() {
+        let mut totals = Totals::ZERO;
+        totals.raise(Counter::DeliveredExternalFrames, 3);
+        totals.set(Counter::Attempts, 0);
+        assert!(totals.rest.is_none());
+        totals.raise(Counter::OtherwiseDroppedSkbs, 2);
+        assert_eq!(
+            (
+                totals.at(Counter::OtherwiseDroppedSkbs, 0),
+                totals.at(Counter::Attempts, 0)
+            ),
+            (2, 0)
+        );
+        assert_eq!(totals.at(Counter::DeliveredExternalFrames, 0), 3);
     }
 }

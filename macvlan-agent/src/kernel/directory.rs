@@ -232,7 +232,7 @@ impl Sample {
                 let unsent = totals.at(Counter::UnsentAttempts, ring);
                 let attempts = attempts(&totals, *direction, ask).saturating_sub(unsent);
                 let answered = totals.at(Counter::Cancelled, ring);
-                let pending = totals.pending.get(ring).copied().unwrap_or(0);
+                let pending = totals.pending(ring);
                 if let Some(settled) = owner.settled.get_mut(ring) {
                     lost[direction.index()] += settled.settle(attempts, pending, answered);
                 }

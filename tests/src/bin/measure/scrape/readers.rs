@@ -128,10 +128,7 @@ fn cell(slot: u32, cpu: usize) -> Cell {
 /// One number that depends on all that was read.
 fn sum(totals: impl Iterator<Item = Totals>) -> u64 {
     totals.fold(0, |sum, totals| {
-        black_box(&totals)
-            .counters
-            .iter()
-            .fold(sum, |sum, value| sum.wrapping_add(*value))
+        black_box(&totals).counters().fold(sum, u64::wrapping_add)
     })
 }
 

@@ -17,6 +17,7 @@ use macvlan_agent::{
         link::{Kind, LinkKey, Mode},
     },
 };
+use macvlan_agent_ebpf::abi::counts::COUNTERS;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, text::encode},
@@ -113,7 +114,9 @@ fn sub_interface(number: usize) -> Result<SubInterfaceSample> {
         mixed >> (14 + mixed % 50)
     };
     let mut totals = Totals::ZERO;
-    totals.counters.fill_with(&mut value);
+    for place in 0..COUNTERS {
+        totals.set_at(place, value());
+    }
     let [.., high, low] = id.to_be_bytes();
     let link = SubInterface {
         id: id.into(),
