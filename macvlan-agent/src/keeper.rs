@@ -137,6 +137,8 @@ impl Keeper {
         self.let_go();
         self.follow_module();
         self.attach_new();
+        // Attaching waits for the kernel: by now it may be time, and then the kernel's counters have a beginning.
+        self.directory.collect_credits(&self.kernel);
         self.follow_counters();
         self.next_due()
     }
