@@ -17,14 +17,17 @@ pub struct ApparentlyDown {
 }
 
 impl ApparentlyDown {
-    /// By what was counted; none where one of the counters is not known.
+    /// The counters that it is made of.
+    pub const COUNTERS: [Counter; 3] = [
+        Counter::ApparentlyDownFrames,
+        Counter::ApparentlyDownBytes,
+        Counter::ApparentlyDownSkbs,
+    ];
+
+    /// By what was counted in them.
     #[must_use]
-    pub fn of(counter: impl Fn(Counter) -> Option<u64>) -> Option<Self> {
-        Some(Self {
-            frames: counter(Counter::ApparentlyDownFrames)?,
-            bytes: counter(Counter::ApparentlyDownBytes)?,
-            skbs: counter(Counter::ApparentlyDownSkbs)?,
-        })
+    pub fn of([frames, bytes, skbs]: [u64; 3]) -> Self {
+        Self { frames, bytes, skbs }
     }
 }
 
@@ -78,7 +81,7 @@ mod tests {
 
     fn settle(inference: &mut Inference, delivered: u64, down: u64, by_kernel: u64) -> (u64, u64, u64) {
         let mut sample = sample(delivered, down);
-        let early = ApparentlyDown::of(|counter| Some(sample.totals.at(counter, 0))).expect("all are known");
+        let early = ApparentlyDown::of(ApparentlyDown::COUNTERS.map(|counter| sample.totals.at(counter, 0)));
         let kernel = KernelCounts {
             uncounted: by_kernel.saturating_sub(delivered),
             ..KernelCounts::default()

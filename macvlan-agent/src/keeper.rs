@@ -2,13 +2,14 @@
 //! `handle_frame` when macvlan is there, fills the tables. Everything here may block.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     fs,
     os::unix::fs::MetadataExt as _,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use hashbrown::HashMap;
 use macvlan_agent_ebpf::abi::Counter;
 
 use crate::{
@@ -246,15 +247,17 @@ impl Keeper {
         let Some(sample) = &mut each.sample else { return };
         each.kernel = self.kernel_counters.of(each.link.id, sample);
         if let (Some(kernel), Some(early), true) = (&each.kernel, early, each.link.mode != Mode::Source) {
-            let early = early.get(&each.link.id).copied().unwrap_or_default();
-            // Of most nothing was counted so: there is nothing to be kept.
-            let mut nothing = Inference::default();
-            let inference = if early == ApparentlyDown::default() {
-                self.inferences.get_mut(&each.link.id).unwrap_or(&mut nothing)
-            } else {
-                self.inferences.entry(each.link.id).or_default()
-            };
-            inference.settle(early, sample, kernel);
+            // Of most nothing was ever counted so.
+            if sample.totals.has_rest() {
+                let early = early.get(&each.link.id).copied().unwrap_or_default();
+                let mut nothing = Inference::default();
+                let inference = if early == ApparentlyDown::default() {
+                    self.inferences.get_mut(&each.link.id).unwrap_or(&mut nothing)
+                } else {
+                    self.inferences.entry(each.link.id).or_default()
+                };
+                inference.settle(early, sample, kernel);
+            }
         }
         // Of mode source the handler says nothing, and what waits for its owner is not here yet.
         if each.link.mode != Mode::Source && !self.directory.awaits_credit(each.link.id) {
@@ -300,7 +303,7 @@ impl Keeper {
             .values()
             .filter(|link| link.mode != Mode::Source);
         let counted = links.filter_map(|link| {
-            let early = ApparentlyDown::of(|counter| self.directory.counter(link.id, counter))?;
+            let early = ApparentlyDown::of(self.directory.rare(link.id, ApparentlyDown::COUNTERS)?);
             (early != ApparentlyDown::default()).then_some((link.id, early))
         });
         Some(counted.collect())

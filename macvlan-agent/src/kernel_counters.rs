@@ -1,8 +1,9 @@
 //! The kernel's own counters of sub-interfaces, as differences since the agent knows them: what no hook of ours sees,
 //! and what our own counts are held against.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
+use hashbrown::HashMap;
 use macvlan_agent_ebpf::abi::{Counter, ParentKey};
 
 use crate::{
@@ -226,7 +227,7 @@ impl KernelCounters {
         let fresh: Vec<LinkKey> = inventory
             .parents
             .keys()
-            .filter(|key| !self.queues.contains_key(key))
+            .filter(|key| !self.queues.contains_key(*key))
             .copied()
             .collect();
         for key in fresh {
@@ -283,9 +284,10 @@ impl KernelCounters {
             let Some(read) = self.of_namespace(netns, namespaces) else {
                 continue;
             };
+            let mut next = read.in_turn();
             for link in links {
-                if let (Some(known), Some(now)) = (self.known.get_mut(&link.id), read.get(link.key.ifindex)) {
-                    known.kernel.grow(*now);
+                if let (Some(known), Some(now)) = (self.known.get_mut(&link.id), next(link.key.ifindex)) {
+                    known.kernel.grow(now);
                 }
             }
             for (key, queue) in self.queues.iter_mut().filter(|(key, _)| key.netns == netns) {

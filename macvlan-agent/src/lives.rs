@@ -1,9 +1,11 @@
 //! Who has just come, and who has just gone: what the inventory says a moment too early. Pure but for the clock.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     time::{Duration, Instant},
 };
+
+use hashbrown::HashMap;
 
 use crate::topology::{
     inventory::{Inventory, Parent},

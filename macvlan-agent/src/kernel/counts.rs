@@ -175,6 +175,12 @@ impl Totals {
         counter.copied().unwrap_or(0)
     }
 
+    /// Whether anything but what is common was ever counted.
+    #[must_use]
+    pub fn has_rest(&self) -> bool {
+        self.rest.is_some()
+    }
+
     /// All counters that were counted, in the order of [`Counter`].
     pub fn counters(&self) -> impl Iterator<Item = u64> {
         let rest = self.rest.iter().flat_map(|rest| rest.counters);
@@ -244,23 +250,23 @@ impl Counts {
         }
     }
 
-    /// One counter of a slot, over all CPUs.
+    /// Some counters of a slot that are not common, over all CPUs.
     #[must_use]
-    pub fn counter(&self, slot: u32, counter: Counter) -> u64 {
+    pub fn rare<const N: usize>(&self, slot: u32, counters: [Counter; N]) -> [u64; N] {
         let first = usize::try_from(slot).unwrap_or(usize::MAX).saturating_mul(self.cpus);
-        let cells = first..first.saturating_add(self.cpus);
-        let place = counter as usize;
-        let read = |index| {
-            // SAFETY: the pointers are to whole elements inside their mapping, and the counter is one of them.
-            Some(unsafe {
-                match place.checked_sub(COMMON) {
-                    None => (&raw const (*self.common.pointer(index)?).counters[place]).read_volatile(),
-                    Some(_) if !self.is_touched(index) => 0,
-                    Some(place) => (&raw const (*self.rare.pointer(index)?).counters[place]).read_volatile(),
-                }
-            })
-        };
-        cells.filter_map(read).sum()
+        let mut sums = [0; N];
+        for index in (first..first.saturating_add(self.cpus)).filter(|index| self.is_touched(*index)) {
+            for (sum, counter) in sums.iter_mut().zip(counters) {
+                *sum += self.rare_at(index, counter).unwrap_or(0);
+            }
+        }
+        sums
+    }
+
+    fn rare_at(&self, index: usize, counter: Counter) -> Option<u64> {
+        let (rare, place) = (self.rare.pointer(index)?, (counter as usize).checked_sub(COMMON)?);
+        // SAFETY: the pointer is to a whole element inside the mapping, and the counter is one of it.
+        Some(unsafe { (&raw const (*rare).counters[place]).read_volatile() })
     }
 
     /// Whether there is anything beside what is common.

@@ -1,11 +1,9 @@
 //! What was counted for those whose slot was not known yet: it waits under their key, and is added when their entry is
 //! there.
 
-use std::{
-    collections::HashMap,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
+use hashbrown::HashMap;
 use macvlan_agent_ebpf::abi::{Cell, Credit, ParentKey, SubInterfaceKey, limits};
 
 use super::{

@@ -4,12 +4,13 @@
 //! what they hold to what they should hold.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use hashbrown::{HashMap, HashSet};
 use macvlan_agent_ebpf::{
     abi::{
         AddressKey, AddressOwner, Cell, Change, Counter, DeviceEntry, Direction, Mode, NO_SLOT, ParentEntry, ParentKey,
@@ -224,6 +225,10 @@ impl Sample {
         } else {
             counts.totals(owner.slot, &[&owner.credits, waiting].concat())
         };
+        if !totals.has_rest() {
+            // No attempt, and none ever.
+            return Self { totals, lost: [0; 3] };
+        }
         let mut lost = [0; 3];
         for direction in Direction::ALL {
             for ask in [false, true] {
@@ -348,7 +353,7 @@ impl Directory {
             let wanted: HashSet<u64> = counted.map(|each| each.id).collect();
             self.sub_interfaces
                 .keys()
-                .filter(|id| !wanted.contains(id) && !away(**id))
+                .filter(|id| !wanted.contains(*id) && !away(**id))
                 .copied()
                 .collect()
         };
@@ -476,12 +481,17 @@ impl Directory {
             .map(|owner| Sample::of(&self.counts, owner, &waiting))
     }
 
-    /// One counter of a sub-interface. None for one without a slot.
+    /// Some counters of a sub-interface that are not common. None for one without a slot.
     #[must_use]
-    pub fn counter(&self, id: u64, counter: Counter) -> Option<u64> {
+    pub fn rare<const N: usize>(&self, id: u64, counters: [Counter; N]) -> Option<[u64; N]> {
         let owner = self.sub_interfaces.get(&id)?;
-        let credits = owner.credits.iter().map(|cell| cell.at(counter, 0));
-        Some(self.counts.counter(owner.slot, counter) + credits.sum::<u64>())
+        let mut sums = self.counts.rare(owner.slot, counters);
+        for cell in &owner.credits {
+            for (sum, counter) in sums.iter_mut().zip(counters) {
+                *sum += cell.at(counter, 0);
+            }
+        }
+        Some(sums)
     }
 
     /// What was counted for a parent.

@@ -224,13 +224,13 @@ pub const METRICS: &[Metric] = &[
         source: Source::Snapshot(|snapshot, sink| {
             for (place, each) in snapshot.sub_interfaces.iter().enumerate() {
                 let link = &each.link;
-                let (mode, mac, index) = (link.mode.to_string(), mac(link.mac), link.key.ifindex.to_string());
+                let (mac, mut index) = (mac(link.mac), itoa::Buffer::new());
                 let nobody = Owner::default();
                 let owner = each.owner.as_ref().unwrap_or(&nobody);
                 let rest = [
-                    mode.as_str(),
+                    link.mode.word(),
                     &mac,
-                    &index,
+                    index.format(link.key.ifindex),
                     &owner.runtime,
                     &owner.container_name,
                     &owner.container_id,
@@ -584,7 +584,15 @@ fn number(value: u64) -> f64 {
 /// A MAC as `ip link` prints it.
 #[must_use]
 pub fn mac(mac: [u8; 6]) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
+    let mut text = String::with_capacity(3 * mac.len());
+    for (number, byte) in mac.into_iter().enumerate() {
+        if number > 0 {
+            text.push(':');
+        }
+        let digits = [byte >> 4, byte & 0xf].map(|digit| char::from_digit(digit.into(), 16));
+        text.extend(digits.into_iter().flatten());
+    }
+    text
 }
 
 /// Settled losses in one direction.
@@ -750,6 +758,11 @@ mod tests {
         "quantile",
         "type",
     ];
+
+    #[test]
+    fn a_mac_has_two_digits_a_byte() {
+        assert_eq!(mac([0x02, 0xff, 0x0a, 0xa0, 0, 1]), "02:ff:0a:a0:00:01");
+    }
 
     #[test]
     fn names_are_unique_and_say_their_type() {

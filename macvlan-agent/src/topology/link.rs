@@ -51,15 +51,23 @@ impl Mode {
     }
 }
 
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
+impl Mode {
+    /// As `ip link` prints it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
             Self::Private => "private",
             Self::Vepa => "vepa",
             Self::Bridge => "bridge",
             Self::Passthru => "passthru",
             Self::Source => "source",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.word())
     }
 }
 

@@ -108,6 +108,19 @@ impl Links {
         Self(links)
     }
 
+    /// Those of one link after the other: whoever asks in nearly the order of the indexes is answered without a search.
+    pub fn in_turn(&self) -> impl FnMut(u32) -> Option<Statistics> {
+        let mut next = 0;
+        move |ifindex| {
+            if self.0.get(next).is_none_or(|(index, _)| *index != ifindex) {
+                next = self.0.binary_search_by_key(&ifindex, |(index, _)| *index).ok()?;
+            }
+            let (_, statistics) = self.0.get(next)?;
+            next += 1;
+            Some(*statistics)
+        }
+    }
+
     /// Those of the link with this index.
     #[must_use]
     pub fn get(&self, ifindex: u32) -> Option<&Statistics> {
@@ -266,6 +279,19 @@ mod tests {
         };
         assert_eq!(Statistics::parse(&bytes), Some(expected));
         assert_eq!(Statistics::parse(&bytes[..70]), None, "cut short");
+    }
+
+    #[test]
+    fn in_turn_they_are_found_in_any_order() {
+        let of = |packets: u64| Statistics {
+            rx_packets: packets,
+            ..Statistics::default()
+        };
+        let links = Links::of([7, 3, 9, 4].map(|index| (index, of(index.into()))).to_vec());
+        let mut next = links.in_turn();
+        for index in [3, 4, 9, 7, 9, 5, 3, 3, 10, 4, 7] {
+            assert_eq!(next(index), links.get(index).copied(), "{index}");
+        }
     }
 
     #[test]
