@@ -126,21 +126,21 @@ impl Keeper {
 
     /// Follows a change of the inventory; says when to come again.
     pub fn follow(&mut self, inventory: Arc<Inventory>) -> Option<Instant> {
+        let stint = Stint::begin();
         self.lives.follow(&self.inventory, &inventory);
         self.inventory = inventory;
         let namespaces = &self.namespaces;
         self.directory.retain_namespaces(|netns| namespaces.contains(netns));
         self.lives.retain_namespaces(|netns| namespaces.contains(netns));
         // Slots first: a sub-interface counts from its first frame.
-        let stint = Stint::begin();
         self.fill_tables();
-        self.pace.done(&stint);
         self.let_go();
         self.follow_module();
         self.attach_new();
         // Attaching waits for the kernel: by now it may be time, and then the kernel's counters have a beginning.
         self.directory.collect_credits(&self.kernel);
         self.follow_counters();
+        self.pace.done(&stint);
         self.next_due()
     }
 
@@ -156,7 +156,9 @@ impl Keeper {
         self.directory.collect_credits(&self.kernel);
         // A module that is being removed deletes its links first, and is still there when we hear of that.
         self.follow_module();
-        self.follow_counters();
+        if self.kernel_counters.awaits() {
+            self.follow_counters();
+        }
         if self.lives.settle() {
             self.fill_tables();
             self.let_go();

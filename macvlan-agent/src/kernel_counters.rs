@@ -113,6 +113,8 @@ pub struct KernelCounters {
     /// Of parents, where the kernel says of a full queue nothing else.
     queues: HashMap<LinkKey, Queue>,
     queue_is_silent: bool,
+    /// Whether there are sub-interfaces of which ours are not whole yet.
+    awaits: bool,
     missing: Option<NotAttached>,
     off: bool,
 }
@@ -128,6 +130,7 @@ impl KernelCounters {
             known: HashMap::new(),
             queues: HashMap::new(),
             queue_is_silent,
+            awaits: false,
             missing,
             off,
         }
@@ -136,6 +139,12 @@ impl KernelCounters {
     /// What became of the hook.
     pub fn outcome(&self) -> Outcome {
         self.missing.clone().map_or(Ok(Mechanism::Netlink), Err)
+    }
+
+    /// Whether some sub-interfaces have no beginning yet: they are to be followed again.
+    #[must_use]
+    pub fn awaits(&self) -> bool {
+        self.awaits
     }
 
     /// Notes where the counts of new sub-interfaces stand, forgets those that are gone. One that was made under our
@@ -150,22 +159,26 @@ impl KernelCounters {
         if self.off {
             return;
         }
-        self.known
-            .retain(|id, _| inventory.sub_interfaces.contains_key(id) || away(*id));
         self.reader.retain(|netns| is_lasting(namespaces, netns));
         let fresh: Vec<&SubInterface> = inventory
             .sub_interfaces
             .values()
             .map(AsRef::as_ref)
-            .filter(|link: &&SubInterface| {
-                !self.known.contains_key(&link.id) && (link.born || !directory.awaits_credit(link.id))
-            })
+            .filter(|link: &&SubInterface| !self.known.contains_key(&link.id))
             .collect();
-        for link in fresh.iter().filter(|link| link.born) {
+        let (born, found): (Vec<_>, Vec<_>) = fresh.into_iter().partition(|link| link.born);
+        for link in born {
             self.known.insert(link.id, Known::default());
         }
-        for (netns, links) in by_namespace(fresh.into_iter().filter(|link| !link.born)) {
+        let whole = found.iter().filter(|link| !directory.awaits_credit(link.id));
+        for (netns, links) in by_namespace(whole.copied()) {
             self.begin(netns, links, namespaces, (kernel, directory));
+        }
+        self.awaits = found.iter().any(|link| !self.known.contains_key(&link.id));
+        // More than there are: some have gone.
+        if self.known.len() > inventory.sub_interfaces.len() {
+            self.known
+                .retain(|id, _| inventory.sub_interfaces.contains_key(id) || away(*id));
         }
         self.follow_queues(inventory, namespaces, (kernel, directory));
     }

@@ -5,6 +5,7 @@
 pub mod agent;
 pub mod check;
 pub mod config;
+mod differences;
 pub mod http;
 pub mod inference;
 pub mod keeper;

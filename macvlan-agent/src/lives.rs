@@ -7,9 +7,12 @@ use std::{
 
 use hashbrown::HashMap;
 
-use crate::topology::{
-    inventory::{Inventory, Parent},
-    link::LinkKey,
+use crate::{
+    differences::differences,
+    topology::{
+        inventory::{Inventory, Parent},
+        link::LinkKey,
+    },
 };
 
 /// One that leaves a namespace may appear in another this much later: it moved.
@@ -38,20 +41,17 @@ impl Lives {
     /// Notes what changed between two inventories.
     pub fn follow(&mut self, before: &Inventory, after: &Inventory) {
         let now = Instant::now();
-        for id in before
-            .sub_interfaces
-            .keys()
-            .filter(|id| !after.sub_interfaces.contains_key(id))
-        {
-            self.away.insert(*id, now + AWAY);
-            self.coming_up.remove(id);
-        }
-        for link in after.sub_interfaces.values() {
-            let known = before.sub_interfaces.contains_key(&link.id) || self.away.remove(&link.id).is_some();
+        for (id, link) in differences(&before.sub_interfaces, &after.sub_interfaces) {
+            let Some(link) = link else {
+                self.away.insert(*id, now + AWAY);
+                self.coming_up.remove(id);
+                continue;
+            };
+            let known = before.sub_interfaces.contains_key(id) || self.away.remove(id).is_some();
             if link.up {
-                self.coming_up.remove(&link.id);
+                self.coming_up.remove(id);
             } else if !known && before.complete {
-                self.coming_up.insert(link.id, now + COMING_UP);
+                self.coming_up.insert(*id, now + COMING_UP);
             }
         }
         self.away.retain(|_, until| *until > now);

@@ -25,11 +25,11 @@ use macvlan_agent_ebpf::{
 use super::{
     counts::{Counts, Totals},
     credits::{Credits, Whose},
-    differences::differences,
     fronts::{Fronts, Words},
     load::{ChangeError, Kernel, LoadError},
     room::Room,
 };
+use crate::differences::differences;
 
 /// A slot that lost its owner waits this long, so that no program still writes it when it is emptied.
 const QUARANTINE: Duration = Duration::from_secs(2);
@@ -90,8 +90,30 @@ struct Tables {
     devices: BTreeMap<ParentKey, DeviceEntry>,
 }
 
+/// The tables while they are made: what is in no order yet is put into one at the end.
+#[derive(Default)]
+struct Draft {
+    sub_interfaces: BTreeMap<SubInterfaceKey, SlotEntry>,
+    parents: BTreeMap<ParentKey, ParentEntry>,
+    addresses: Vec<(AddressKey, AddressOwner)>,
+    devices: Vec<(ParentKey, DeviceEntry)>,
+}
+
 impl Tables {
     /// The tables for what is wanted, given everybody's slot.
+    fn of(wanted: &Wanted, slots: &HashMap<u64, u32>, parent_slots: &HashMap<ParentKey, u32>) -> Self {
+        let draft = Draft::of(wanted, slots, parent_slots);
+        // Of several for one key the last holds.
+        Self {
+            sub_interfaces: draft.sub_interfaces,
+            parents: draft.parents,
+            addresses: draft.addresses.into_iter().collect(),
+            devices: draft.devices.into_iter().collect(),
+        }
+    }
+}
+
+impl Draft {
     fn of(wanted: &Wanted, slots: &HashMap<u64, u32>, parent_slots: &HashMap<ParentKey, u32>) -> Self {
         let mut tables = Self::default();
         for (netns, address) in &wanted.host_ipv4 {
@@ -137,7 +159,7 @@ impl Tables {
             flags: sub_interface.device_flags,
             parent: sub_interface.parent,
         };
-        self.devices.insert(sub_interface.device, device);
+        self.devices.push((sub_interface.device, device));
         let mac = if passthru { [0; 6] } else { sub_interface.mac };
         let key = SubInterfaceKey::new(sub_interface.parent, mac);
         let entry = SlotEntry {
@@ -163,14 +185,12 @@ impl Tables {
             parent: parent.ifindex,
             address: octets(address),
         };
-        self.addresses.insert(
-            key,
-            AddressOwner {
-                slot,
-                mode,
-                pad: [0; 3],
-            },
-        );
+        let owner = AddressOwner {
+            slot,
+            mode,
+            pad: [0; 3],
+        };
+        self.addresses.push((key, owner));
     }
 }
 

@@ -16,9 +16,9 @@ use macvlan_agent_ebpf::{
 
 use super::{
     counts::Mapped,
-    differences::differences,
     load::{Kernel, LoadError},
 };
+use crate::differences::differences;
 
 /// The words of both tables, by place; what is not named is 0.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -41,22 +41,27 @@ impl Words {
                 words.parents.entry(index).or_insert(place);
             }
         }
-        for (key, entry) in sub_interfaces {
+        let places = sub_interfaces.iter().filter_map(|(key, entry)| {
             let parent = ParentKey {
                 netns: key.netns,
                 ifindex: key.parent,
             };
-            let Some(parent) = parents.get(&parent) else {
-                continue;
-            };
-            let place = front::of_sub_interface(parent.slot, Mac::of(key.mac));
-            let taken = words.sub_interfaces.get(&place.index).copied();
-            let word = match (taken, front::sub_interface_word(place, *entry)) {
-                (None, Some(word)) => word,
-                (taken, _) => front::crowded(taken.unwrap_or(0)),
-            };
-            words.sub_interfaces.insert(place.index, word);
-        }
+            let place = front::of_sub_interface(parents.get(&parent)?.slot, Mac::of(key.mac));
+            let word = front::sub_interface_word(place, *entry);
+            Some((place.index, word.unwrap_or(front::crowded(0))))
+        });
+        // Sorted at once: one after the other they would come in no order.
+        let mut places: Vec<(u32, u64)> = places.collect();
+        places.sort_by_key(|(index, _)| *index);
+        // Of several that meet the first is found here, and all others behind.
+        places.dedup_by(|(index, _), (first, word)| {
+            let meets = index == first;
+            if meets {
+                *word = front::crowded(*word);
+            }
+            meets
+        });
+        words.sub_interfaces = places.into_iter().collect();
         words
     }
 }

@@ -7,7 +7,6 @@ pub mod btf;
 pub mod clsact;
 pub mod counts;
 mod credits;
-mod differences;
 pub mod directory;
 pub mod drop_reason;
 pub mod facts;

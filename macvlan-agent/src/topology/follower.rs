@@ -41,8 +41,12 @@ const GROUPS: [u32; 4] = [1, 5, 9, 28];
 /// How many datagrams are read before they are handed on.
 const BATCH: usize = 64;
 
-/// How long is waited after something was heard before more is read: what comes in a flood is read together.
-const REST: Duration = Duration::from_millis(1);
+/// How long is waited after something was heard before more is read: what comes in a flood is read together. From this,
+/// doubled up to that while more than [`FEW`] datagrams come in the meantime.
+const REST: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(16));
+
+/// So many datagrams are no flood.
+const FEW: usize = 8;
 
 /// How often other namespaces are dumped where their events may not be heard.
 const DEAF: Duration = Duration::from_secs(2);
@@ -136,6 +140,8 @@ pub(super) async fn follow(
         ask: ear.ask,
         jobs: Jobs::new(own, ear.deaf.is_some()),
         news: Vec::new(),
+        heard: 0,
+        rest: REST.0,
         rested: None,
     };
     let failed = reader.run(&ear.socket, &mut commands, &news).await;
@@ -146,12 +152,22 @@ pub(super) async fn follow(
     }
 }
 
+/// What was read at once.
+struct Drained {
+    datagrams: usize,
+    /// Nothing is left.
+    all: bool,
+}
+
 struct Reader {
     own: u32,
     port: u32,
     ask: Socket,
     jobs: Jobs,
     news: Vec<News>,
+    /// How many datagrams were read since the last rest, and how long that was.
+    heard: usize,
+    rest: Duration,
     /// Nothing is read before.
     rested: Option<Instant>,
 }
@@ -179,14 +195,16 @@ impl Reader {
             tokio::select! {
                 guard = self.readable(socket, &mut ear) => {
                     let mut guard = match guard { Ok(guard) => guard, Err(error) => return Some(error) };
-                    let drained = self.drain(socket, &mut buffer);
-                    // An answer is not to be waited for, and what is left over not at all.
-                    let rests = matches!(drained, Ok(true)) && !self.jobs.is_busy();
-                    self.rested = rests.then(|| Instant::now() + REST);
-                    match drained {
-                        Ok(true) => guard.clear_ready(),
-                        Ok(false) => {}
+                    let drained = match self.drain(socket, &mut buffer) {
+                        Ok(drained) => drained,
                         Err(error) => return Some(error),
+                    };
+                    // An answer is not to be waited for, and what is left over not at all.
+                    let rests = drained.all && !self.jobs.is_busy();
+                    self.heard += drained.datagrams;
+                    self.rested = rests.then(|| Instant::now() + self.next_rest());
+                    if drained.all {
+                        guard.clear_ready();
                     }
                 }
                 command = commands.recv() => match command? {
@@ -196,6 +214,17 @@ impl Reader {
                 () = at(self.jobs.due()) => self.jobs.wake(Instant::now()),
             }
         }
+    }
+
+    /// How long to rest after what was heard since the last rest.
+    fn next_rest(&mut self) -> Duration {
+        self.rest = if self.heard > FEW {
+            (self.rest * 2).min(REST.1)
+        } else {
+            REST.0
+        };
+        self.heard = 0;
+        self.rest
     }
 
     fn rests(&self) -> bool {
@@ -222,22 +251,27 @@ impl Reader {
         ear.readable().await
     }
 
-    /// Reads what is there, up to a batch. True: nothing is left.
-    fn drain(&mut self, socket: &Socket, buffer: &mut [u8]) -> io::Result<bool> {
-        for _ in 0..BATCH {
+    /// Reads what is there, up to a batch.
+    fn drain(&mut self, socket: &Socket, buffer: &mut [u8]) -> io::Result<Drained> {
+        for datagrams in 0..BATCH {
             match socket.receive_from(buffer) {
                 Ok(datagram) => {
                     for message in messages(datagram.bytes) {
                         self.message(socket, datagram.nsid, &message);
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(Drained { datagrams, all: true });
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => self.overrun(),
                 Err(error) => return Err(error),
             }
         }
-        Ok(false)
+        Ok(Drained {
+            datagrams: BATCH,
+            all: false,
+        })
     }
 
     fn overrun(&mut self) {

@@ -5,12 +5,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
     time::Instant,
 };
 
 use super::{
     address::Address,
     follower::Event,
+    inventory::SubInterface,
     link::{LinkKey, LinkMessage},
     moves::{Half, Moves, Traits},
 };
@@ -27,6 +29,8 @@ struct Link {
     round: u64,
     /// Made while we followed its namespace: nothing was counted for it before.
     born: bool,
+    /// As it stands in an inventory, until something about it changes.
+    made: Option<Arc<SubInterface>>,
 }
 
 #[derive(Default, Debug)]
@@ -89,6 +93,14 @@ impl Tracker {
         }
         self.wanted.retain(|&(asked, _)| asked != netns);
         self.queues.retain(|parent, _| parent.netns != netns);
+        self.forget_all_made();
+    }
+
+    /// Another namespace may be meant by an id now.
+    fn forget_all_made(&mut self) {
+        for link in self.spaces.values_mut().flat_map(|space| space.links.values_mut()) {
+            link.made = None;
+        }
     }
 
     /// Has this namespace been read as a whole?
@@ -119,6 +131,7 @@ impl Tracker {
                 now,
             ),
             Event::Address(address) => {
+                space.forget_made(address.ifindex);
                 space
                     .addresses
                     .entry(address.ifindex)
@@ -126,12 +139,14 @@ impl Tracker {
                     .insert(address, space.round);
             }
             Event::AddressGone(address) => {
+                space.forget_made(address.ifindex);
                 if let Some(addresses) = space.addresses.get_mut(&address.ifindex) {
                     addresses.remove(&address);
                 }
             }
             Event::NsidGone(nsid) => {
                 self.nsids.remove(&(netns, nsid));
+                self.forget_all_made();
             }
         }
     }
@@ -153,6 +168,7 @@ impl Tracker {
     /// What was asked for.
     pub(super) fn resolved(&mut self, netns: u32, nsid: i32, target: Option<u32>, now: Instant) {
         self.nsids.insert((netns, nsid), target);
+        self.forget_all_made();
         if target.is_none() {
             return;
         }
@@ -201,6 +217,9 @@ impl Tracker {
             addresses.retain(|_, heard| *heard >= round);
         }
         space.addresses.retain(|_, addresses| !addresses.is_empty());
+        for link in space.links.values_mut() {
+            link.made = None;
+        }
         let gone: Vec<u32> = space
             .links
             .iter()
@@ -238,6 +257,7 @@ impl Tracker {
                 id,
                 round: space.round,
                 born,
+                made: None,
             },
         );
         self.settle(key, now);
@@ -337,6 +357,7 @@ impl Tracker {
             .and_then(|space| space.links.get_mut(&key.ifindex))
         {
             link.id = Some(id);
+            link.made = None;
         }
     }
 

@@ -18,17 +18,19 @@ const OPER_LOWER_LAYER_DOWN: u8 = 3;
 
 impl Tracker {
     /// What there is now. `complete` and `unreadable` are the watcher's to say.
-    pub(in crate::topology) fn inventory(&self) -> Inventory {
+    pub(in crate::topology) fn inventory(&mut self) -> Inventory {
+        self.make();
         let mut inventory = Inventory {
             departures: self.departures,
             netlink_resyncs: self.resyncs,
             ..Inventory::default()
         };
-        for (&netns, space) in &self.spaces {
-            for link in space.links.values() {
-                let Some(sub) = self.sub_interface(netns, space, link) else {
-                    continue;
-                };
+        let mut sub_interfaces = Vec::new();
+        // Those of one parent stand together, as a rule.
+        let mut same = None;
+        for link in self.spaces.values().flat_map(|space| space.links.values()) {
+            let Some(sub) = &link.made else { continue };
+            if same != Some(sub.parent) {
                 let Some(home) = self.spaces.get(&sub.parent.netns) else {
                     continue;
                 };
@@ -39,13 +41,16 @@ impl Tracker {
                     .parents
                     .entry(sub.parent)
                     .or_insert_with_key(|&key| self.parent(key, home, &parent.facts));
-                if !self.queues.contains_key(&sub.parent) {
+                if self.queues.contains_key(&sub.parent) {
+                    same = Some(sub.parent);
+                } else {
                     let asked = link.facts.macvlan.as_ref().and_then(|macvlan| macvlan.queue_asked);
                     parent.broadcast_queue_limit = parent.broadcast_queue_limit.max(asked);
                 }
-                inventory.sub_interfaces.insert(sub.id, Arc::new(sub));
             }
+            sub_interfaces.push((sub.id, Arc::clone(sub)));
         }
+        inventory.sub_interfaces = sub_interfaces.into_iter().collect();
         for netns in inventory.parents.keys().map(|key| key.netns) {
             inventory.host_ipv4.entry(netns).or_insert_with(|| {
                 let addresses = self
@@ -63,6 +68,22 @@ impl Tracker {
             });
         }
         inventory
+    }
+
+    /// Makes those sub-interfaces that have changed.
+    fn make(&mut self) {
+        let mut made = Vec::new();
+        for (&netns, space) in &self.spaces {
+            let unmade = space.links.values().filter(|link| link.made.is_none());
+            made.extend(unmade.filter_map(|link| self.sub_interface(netns, space, link)));
+        }
+        for sub in made {
+            let LinkKey { netns, ifindex } = sub.key;
+            let space = self.spaces.get_mut(&netns);
+            if let Some(link) = space.and_then(|space| space.links.get_mut(&ifindex)) {
+                link.made = Some(Arc::new(sub));
+            }
+        }
     }
 
     /// Of each of these links its MAC and those of all that stand on it.
@@ -136,6 +157,13 @@ impl Tracker {
 }
 
 impl Space {
+    /// What an inventory says of this link does not hold any more.
+    pub(super) fn forget_made(&mut self, ifindex: u32) {
+        if let Some(link) = self.links.get_mut(&ifindex) {
+            link.made = None;
+        }
+    }
+
     fn addresses_of(&self, ifindex: u32) -> Vec<IpAddr> {
         let ips: BTreeSet<IpAddr> = self
             .addresses

@@ -2,7 +2,7 @@ use std::{net::IpAddr, time::Duration};
 
 use super::*;
 use crate::topology::{
-    inventory::{Parent, SubInterface},
+    inventory::{Inventory, Parent},
     link::{Kind, Macvlan, Mode},
 };
 
@@ -57,20 +57,45 @@ impl World {
                 .copied();
             self.tracker.resolved(asked, nsid, target, self.now);
         }
+        // What was made before must not outlive its reasons.
+        let inventory = self.tracker.inventory();
+        self.check(&inventory);
     }
 
-    fn subs(&self) -> Vec<SubInterface> {
+    /// An inventory is what it would be if nothing of it had been made before.
+    fn check(&mut self, inventory: &Inventory) {
+        let kept = self
+            .tracker
+            .spaces
+            .values_mut()
+            .flat_map(|space| space.links.values_mut());
+        let kept: Vec<_> = kept.map(|link| link.made.take()).collect();
+        assert!(
+            self.tracker.inventory() == *inventory,
+            "something made before is out of date"
+        );
+        let links = self
+            .tracker
+            .spaces
+            .values_mut()
+            .flat_map(|space| space.links.values_mut());
+        for (link, made) in links.zip(kept) {
+            link.made = made;
+        }
+    }
+
+    fn subs(&mut self) -> Vec<SubInterface> {
         let subs = self.tracker.inventory().sub_interfaces.into_values();
-        subs.map(std::sync::Arc::unwrap_or_clone).collect()
+        subs.map(Arc::unwrap_or_clone).collect()
     }
 
-    fn only(&self) -> SubInterface {
+    fn only(&mut self) -> SubInterface {
         let mut subs = self.subs();
         assert_eq!(subs.len(), 1, "{subs:?}");
         subs.remove(0)
     }
 
-    fn parents(&self) -> Vec<Parent> {
+    fn parents(&mut self) -> Vec<Parent> {
         self.tracker.inventory().parents.into_values().collect()
     }
 }
@@ -495,14 +520,14 @@ fn the_broadcast_queue_is_what_was_heard_last() {
         (macvlan.queue_asked, macvlan.queue_used) = (Some(asked), Some(used));
         message
     };
-    let limit = |world: &World| world.parents()[0].broadcast_queue_limit;
+    let limit = |world: &mut World| world.parents()[0].broadcast_queue_limit;
     world.event(HOST, Event::Link(queue(7, 1000, 1000)));
-    assert_eq!(limit(&world), Some(1000));
+    assert_eq!(limit(&mut world), Some(1000));
     world.event(HOST, Event::Link(queue(8, 5000, 5000)));
-    assert_eq!(limit(&world), Some(5000));
+    assert_eq!(limit(&mut world), Some(5000));
     // The kernel shortens the queue without a word.
     world.event(HOST, Event::LinkGone(queue(8, 5000, 5000)));
-    assert_eq!(limit(&world), Some(1000));
+    assert_eq!(limit(&mut world), Some(1000));
 }
 
 #[test]

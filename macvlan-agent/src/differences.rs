@@ -4,7 +4,7 @@
 use std::{cmp::Ordering, collections::BTreeMap};
 
 /// Every key that `after` has otherwise than `before`, in order, with its value there: none where it is gone.
-pub(super) fn differences<'table, K: Ord, V: PartialEq>(
+pub(crate) fn differences<'table, K: Ord, V: PartialEq>(
     before: &'table BTreeMap<K, V>,
     after: &'table BTreeMap<K, V>,
 ) -> impl Iterator<Item = (&'table K, Option<&'table V>)> {
