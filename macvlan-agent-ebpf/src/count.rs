@@ -18,7 +18,7 @@ use macvlan_agent_ebpf::{
 
 use crate::maps::{
     ASKS, ATTEMPTED, BLANK, COMMON, CPUS, CREDITS, FLOWS, FLOWS_OF_CPU, FRONT, LOST, PARENT_FRONT, PARENTS, RARE,
-    SETTINGS, SUB_INTERFACES,
+    SETTINGS, SUB_INTERFACES, TOUCHED,
 };
 
 /// The frames and bytes that one skb stands for.
@@ -208,8 +208,22 @@ pub(crate) fn few_at(place: u32) -> Option<Few> {
 pub(crate) fn rest_at(place: u32) -> Option<Rest> {
     let rare = RARE.get_ptr_mut(place)?;
     // SAFETY: the lookup succeeded and only this CPU writes this element. Whoever reads a count afterwards sees this.
-    unsafe { (&raw mut (*rare).touched).write_volatile(1) };
+    unsafe {
+        if (&raw const (*rare).touched).read_volatile() == 0 {
+            touch(place);
+            (&raw mut (*rare).touched).write_volatile(1);
+        }
+    }
     Some(Rest(rare))
+}
+
+/// Says that something is counted in a place for the first time.
+#[inline(never)]
+fn touch(place: u32) {
+    if let Some(touched) = TOUCHED.get_ptr_mut(place) {
+        // SAFETY: as in `rest_at`.
+        unsafe { touched.write_volatile(1) };
+    }
 }
 
 #[inline(always)]

@@ -111,7 +111,7 @@ const _: () = assert!(size_of::<Common>() == 64, "one cache line");
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rare {
-    /// Not 0 once anything below may be: else nobody needs to look.
+    /// Not 0 once anything below may be: then that is said beside all cells as well, where it is found sooner.
     pub touched: u64,
     /// By [`Counter`], less [`COMMON`].
     pub counters: [u64; COUNTERS - COMMON],

@@ -199,15 +199,18 @@ impl Totals {
 pub struct Counts {
     common: Mapped<Common>,
     rare: Mapped<Rare>,
+    /// Not 0 where anything is in the same place of `rare`.
+    touched: Mapped<u64>,
     lost: Mapped<u64>,
     settings: Mapped<Settings>,
     cpus: usize,
 }
 
 impl Counts {
-    /// Maps the arrays. Those of the cells, what is common and the rest, have `slots` × `cpus` elements.
+    /// Maps the arrays. Those of the cells (what is common, the rest, and whether there is any) have `slots` × `cpus`
+    /// elements.
     pub fn map(
-        (common, rare): (impl AsFd, impl AsFd),
+        [common, rare, touched]: [impl AsFd; 3],
         lost: impl AsFd,
         settings: impl AsFd,
         slots: usize,
@@ -216,6 +219,7 @@ impl Counts {
         Ok(Self {
             common: Mapped::of(common, slots * cpus)?,
             rare: Mapped::of(rare, slots * cpus)?,
+            touched: Mapped::of(touched, slots * cpus)?,
             lost: Mapped::of(lost, Lost::ALL.len() * cpus)?,
             settings: Mapped::of(settings, 1)?,
             cpus,
@@ -237,7 +241,8 @@ impl Counts {
         loop {
             let now = monotonic_second();
             let mut totals = common.clone();
-            for cell in cells.clone().filter_map(|index| self.rare.read(index)) {
+            let touched = cells.clone().filter(|index| self.is_touched(*index));
+            for cell in touched.filter_map(|index| self.rare.read(index)) {
                 totals.rest().add(&cell, now);
             }
             for cell in extra {
@@ -271,9 +276,7 @@ impl Counts {
 
     /// Whether there is anything beside what is common.
     fn is_touched(&self, index: usize) -> bool {
-        // SAFETY: the pointer is to a whole element inside the mapping.
-        let touched = |rare: *mut Rare| unsafe { (&raw const (*rare).touched).read_volatile() } != 0;
-        self.rare.pointer(index).is_some_and(touched)
+        self.touched.read(index).is_some_and(|touched| touched != 0)
     }
 
     /// Empties a slot that no program writes any more.
@@ -282,6 +285,7 @@ impl Counts {
         for index in first..first.saturating_add(self.cpus) {
             self.common.write(index, Common::EMPTY);
             self.rare.write(index, Rare::EMPTY);
+            self.touched.write(index, 0);
         }
     }
 

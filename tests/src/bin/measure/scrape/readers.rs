@@ -71,6 +71,7 @@ pub(super) fn measure() -> Result<()> {
     let cells = create(ARRAY, 4, size_of::<Cell>(), entries, 0)?;
     let common = create(ARRAY, 4, size_of::<Common>(), entries, MMAPABLE)?;
     let rare = create(ARRAY, 4, size_of::<Rare>(), entries, MMAPABLE)?;
+    let touched = create(ARRAY, 4, size_of::<u64>(), entries, MMAPABLE)?;
     let lost = create(ARRAY, 4, 8, u32::try_from(Lost::ALL.len() * cpus)?, MMAPABLE)?;
     let settings = create(ARRAY, 4, size_of::<Settings>(), 1, MMAPABLE)?;
     let hash = create(PERCPU_HASH, size_of::<Key>(), size_of::<Cell>(), SLOTS, 0)?;
@@ -81,9 +82,10 @@ pub(super) fn measure() -> Result<()> {
             update(&cells, &index, std::slice::from_ref(value))?;
             update(&common, &index, std::slice::from_ref(&value.common))?;
             update(&rare, &index, std::slice::from_ref(&value.rare))?;
+            update(&touched, &index, &[value.rare.touched])?;
         }
     }
-    let counts = Counts::map((&common, &rare), &lost, &settings, SLOTS as usize, cpus)?;
+    let counts = Counts::map([&common, &rare, &touched], &lost, &settings, SLOTS as usize, cpus)?;
     let mut sides = [(); 3].map(|()| Vec::new());
     let (mut of_hash, mut of_array) = (Reader::<Key>::new(cpus, cpus), Reader::<u32>::new(1, cpus));
     for _ in 0..ROUNDS {
