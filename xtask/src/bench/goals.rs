@@ -144,7 +144,7 @@ pub(super) const GOALS: &[Goal] = &[
         "times",
         AtLeast(5.0),
         AtLeast(14.0),
-        "ours makes each line from the snapshot, of three pieces and a number that become text then; what is written is copied once more where it is measured.",
+        "ours makes each line from the snapshot, of three pieces and a number that become text then, where the other has labels and values ready.",
     ),
     goal(
         "11.time",
@@ -184,7 +184,7 @@ pub(super) const GOALS: &[Goal] = &[
         "MB",
         AtMost(8.0),
         AtMost(4.0),
-        "some 11 MB are pages of the program and of libc, which are in the page cache once.",
+        "most of it are pages of the program's file and of libraries, which the kernel maps around each page that is used; the agent's own are the number below.",
     ),
     goal(
         "14.full",
@@ -192,7 +192,7 @@ pub(super) const GOALS: &[Goal] = &[
         "MB",
         AtMost(16.0),
         AtMost(8.0),
-        "the snapshot of a scrape is held whole, and a third is pages of the program.",
+        "see 14.none; the agent's own pages hold what is known of each sub-interface, the tables as they were last written, and a whole snapshot while it is told.",
     ),
     goal(
         "15",

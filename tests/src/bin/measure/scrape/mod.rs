@@ -112,10 +112,13 @@ fn memory(options: &Options, field: &Field, client: &mut Client, key: &str) -> R
         client.get(agent.address, METRICS, false)?.read()?;
     }
     report::goal(key, agent.peak_memory()?)?;
-    report::note(
-        key,
-        "VmHWM after 10 scrapes, less the Rss of anon_inode:bpf-map in smaps",
-    )
+    let (own, files) = agent.memory()?;
+    let text = format!(
+        "VmHWM after {SCRAPES} scrapes, less the Rss of anon_inode:bpf-map in smaps; after them {own:.1} MB are pages of its \
+         own, and {files:.1} MB are mapped from the program's file and from libraries, which the page cache holds once for \
+         all"
+    );
+    report::note(key, &text)
 }
 
 /// The agent and `node_exporter` in turn.

@@ -117,21 +117,36 @@ impl Process {
 
     /// The most memory that it had until now, without the kernel's maps that it looks into, in millions of bytes.
     pub(super) fn peak_memory(&self) -> Result<f64> {
-        let of_process = |file: &str| fs::read_to_string(format!("/proc/{}/{file}", self.child.id()));
-        let status = of_process("status")?;
-        let peak = kilobytes(&status, "VmHWM:").context("no VmHWM")?;
-        // Pages of a map are mapped as a whole when it is, and stay: they are in every peak.
+        let (peak, maps) = (self.of_status("VmHWM:")?, self.maps()?);
+        ensure!(peak > maps, "{peak} kB at most, of which {maps} kB are maps");
+        Ok(f64::from(peak - maps) * 1024.0 / 1e6)
+    }
+
+    /// The memory that it has now: pages of its own, and pages of files without the kernel's maps, in millions of bytes.
+    pub(super) fn memory(&self) -> Result<(f64, f64)> {
+        let (own, files, maps) = (self.of_status("RssAnon:")?, self.of_status("RssFile:")?, self.maps()?);
+        let millions = |kilobytes: u32| f64::from(kilobytes) * 1024.0 / 1e6;
+        Ok((millions(own), millions(files.saturating_sub(maps))))
+    }
+
+    fn of_status(&self, name: &str) -> Result<u32> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        kilobytes(&status, name).with_context(|| format!("no {name}"))
+    }
+
+    /// What of the kernel's maps is mapped. Pages of a map are mapped as a whole when it is, and stay: they are in every
+    /// peak.
+    fn maps(&self) -> Result<u32> {
         let mut maps = 0;
         let mut is_map = false;
-        for line in of_process("smaps")?.lines() {
+        for line in fs::read_to_string(format!("/proc/{}/smaps", self.child.id()))?.lines() {
             if let Some(size) = kilobytes(line, "Rss:") {
                 maps += if is_map { size } else { 0 };
             } else if line.split_whitespace().next().is_some_and(|word| word.contains('-')) {
                 is_map = line.ends_with("bpf-map");
             }
         }
-        ensure!(peak > maps, "{peak} kB at most, of which {maps} kB are maps");
-        Ok(f64::from(peak - maps) * 1024.0 / 1e6)
+        Ok(maps)
     }
 
     /// What it did until now.
