@@ -33,7 +33,7 @@ use super::{
 
 mod jobs;
 
-use jobs::{Job, Jobs, Step};
+use jobs::{Bound, Job, Jobs, Step};
 
 /// `RTNLGRP_LINK`, `RTNLGRP_IPV4_IFADDR`, `RTNLGRP_IPV6_IFADDR`, `RTNLGRP_NSID`.
 const GROUPS: [u32; 4] = [1, 5, 9, 28];
@@ -388,7 +388,10 @@ impl Reader {
 
     /// From here on the id means the namespace in hand.
     fn named(&mut self, socket: &Socket, nsid: i32) {
-        let Some(inode) = self.jobs.bind(nsid) else { return };
+        let Some(Bound { inode, ended }) = self.jobs.bind(nsid) else {
+            return;
+        };
+        self.news.extend(ended.map(News::Ended));
         self.news.push(News::Followed(inode, nsid));
         self.dump(socket, inode);
     }

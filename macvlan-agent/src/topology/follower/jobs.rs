@@ -61,6 +61,15 @@ struct Current {
     heard: Instant,
 }
 
+/// What follows from an id.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Bound {
+    /// Whose it is.
+    pub(super) inode: u32,
+    /// Whose it was, who is no more.
+    pub(super) ended: Option<u32>,
+}
+
 #[derive(Debug)]
 pub(super) struct Jobs {
     own: u32,
@@ -169,16 +178,22 @@ impl Jobs {
         nsid.map_or(Some(self.own), |nsid| self.ids.get(&nsid).copied())
     }
 
-    /// The namespace in hand has this id.
-    pub(super) fn bind(&mut self, nsid: i32) -> Option<u32> {
+    /// The namespace in hand has this id. Another one that had it before is no more: the kernel frees an id first and tells
+    /// of its end then (`unhash_nsid`, `net/core/net_namespace.c`), so this one's may be told when the id is ours.
+    pub(super) fn bind(&mut self, nsid: i32) -> Option<Bound> {
         let current = self.current.as_mut()?;
         current.path = None;
-        self.ids.insert(nsid, current.inode);
-        if current.inode != self.own {
-            let space = self.spaces.entry(current.inode).or_default();
+        let inode = current.inode;
+        let before = self.ids.insert(nsid, inode);
+        let ended = before.filter(|before| *before != inode && *before != self.own);
+        if let Some(ended) = ended {
+            self.forget(ended);
+        }
+        if inode != self.own {
+            let space = self.spaces.entry(inode).or_default();
             space.nsid = Some(nsid);
         }
-        Some(current.inode)
+        Some(Bound { inode, ended })
     }
 
     /// An id is not valid any more: its namespace is no more.
@@ -195,7 +210,9 @@ impl Jobs {
         if inode == self.own {
             return;
         }
-        if let Some(nsid) = self.spaces.remove(&inode).and_then(|space| space.nsid) {
+        if let Some(nsid) = self.spaces.remove(&inode).and_then(|space| space.nsid)
+            && self.ids.get(&nsid) == Some(&inode)
+        {
             self.ids.remove(&nsid);
         }
     }
@@ -281,7 +298,8 @@ mod tests {
         assert_eq!(jobs.dumped(Instant::now()), Some((OWN, true)));
         jobs.push(Job::Follow(7, "/run/netns/a".into()));
         assert!(matches!(jobs.next(), Some(Job::Follow(7, _))));
-        assert_eq!(jobs.bind(0), Some(7));
+        let bound = Bound { inode: 7, ended: None };
+        assert_eq!(jobs.bind(0), Some(bound));
         jobs
     }
 
@@ -303,6 +321,25 @@ mod tests {
         assert_eq!(jobs.dumped(Instant::now()), None);
         jobs.push(Job::Dump(7));
         assert!(jobs.next().is_none(), "it is not followed any more");
+    }
+
+    #[test]
+    fn an_id_that_another_one_gets_has_ended_for_the_first() {
+        let mut jobs = jobs();
+        assert_eq!(jobs.dumped(Instant::now()), Some((7, true)));
+        jobs.push(Job::Follow(8, "/run/netns/b".into()));
+        assert!(matches!(jobs.next(), Some(Job::Follow(8, _))));
+        let bound = Bound {
+            inode: 8,
+            ended: Some(7),
+        };
+        assert_eq!(jobs.bind(0), Some(bound));
+        assert_eq!((jobs.inode_of(Some(0)), jobs.target()), (Some(8), Some(0)));
+        assert_eq!(jobs.dumped(Instant::now()), Some((8, true)));
+        jobs.push(Job::Dump(7));
+        assert!(jobs.next().is_none(), "the first is not followed any more");
+        // Now its end is told, under an id that is another's.
+        assert_eq!(jobs.ended(0), Some(8), "whoever hears this asks whether it is so");
     }
 
     #[test]
