@@ -8,7 +8,10 @@ use aya_ebpf::{
 use macvlan_agent_ebpf::{
     abi::{
         Ask, AskKey, AskKind, Common, Counter, Credit, Direction, NO_SLOT, ParentKey, Rare, Recent, SlotEntry,
-        SubInterfaceKey, counts::COMMON as COMMON_COUNTERS, label::Lost, limits,
+        SubInterfaceKey,
+        counts::{COMMON as COMMON_COUNTERS, HAS_RARE},
+        label::Lost,
+        limits,
     },
     flow::{self, Flow, Likeness},
     frame::Mac,
@@ -18,7 +21,7 @@ use macvlan_agent_ebpf::{
 
 use crate::maps::{
     ASKS, ATTEMPTED, BLANK, COMMON, CPUS, CREDITS, FLOWS, FLOWS_OF_CPU, FRONT, LOST, PARENT_FRONT, PARENTS, RARE,
-    SETTINGS, SUB_INTERFACES, TOUCHED,
+    SETTINGS, SUB_INTERFACES,
 };
 
 /// The frames and bytes that one skb stands for.
@@ -52,6 +55,16 @@ impl Few {
             self.pair(Counter::DeliveredSiblingFrames, amount);
         } else {
             self.pair(Counter::DeliveredExternalFrames, amount);
+        }
+    }
+
+    /// Says that something beside what is common may be counted: whoever reads that afterwards sees this.
+    #[inline(always)]
+    pub(crate) fn has_rest(self) {
+        // SAFETY: as in `pair`.
+        unsafe {
+            let last = (&raw mut (*self.0).counters).cast::<u64>().add(COMMON_COUNTERS - 1);
+            last.write_volatile(last.read_volatile() | HAS_RARE);
         }
     }
 }
@@ -175,6 +188,7 @@ pub(crate) fn cell(slot: u32) -> Option<Tally> {
         lost(Lost::Counts, 1);
         return None;
     };
+    few.has_rest();
     Some(Tally {
         few,
         rest: rest_at(place)?,
@@ -203,27 +217,10 @@ pub(crate) fn few_at(place: u32) -> Option<Few> {
     COMMON.get_ptr_mut(place).map(Few)
 }
 
-/// The rest of it.
+/// The rest of it. Of a parent alone: of a sub-interface it must be said that there is any ([`Few::has_rest`]).
 #[inline(always)]
 pub(crate) fn rest_at(place: u32) -> Option<Rest> {
-    let rare = RARE.get_ptr_mut(place)?;
-    // SAFETY: the lookup succeeded and only this CPU writes this element. Whoever reads a count afterwards sees this.
-    unsafe {
-        if (&raw const (*rare).touched).read_volatile() == 0 {
-            touch(place);
-            (&raw mut (*rare).touched).write_volatile(1);
-        }
-    }
-    Some(Rest(rare))
-}
-
-/// Says that something is counted in a place for the first time.
-#[inline(never)]
-fn touch(place: u32) {
-    if let Some(touched) = TOUCHED.get_ptr_mut(place) {
-        // SAFETY: as in `rest_at`.
-        unsafe { touched.write_volatile(1) };
-    }
+    RARE.get_ptr_mut(place).map(Rest)
 }
 
 #[inline(always)]

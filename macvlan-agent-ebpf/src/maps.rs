@@ -55,11 +55,6 @@ pub(crate) static COMMON: Array<Common> = Array::with_max_entries(limits::SLOTS,
 #[map]
 pub(crate) static RARE: Array<Rare> = Array::with_max_entries(limits::SLOTS, BPF_F_MMAPABLE);
 
-/// Not 0 where anything was counted in the same place of [`RARE`]: they lie close together, and user space needs to look
-/// nowhere else. Mapped.
-#[map]
-pub(crate) static TOUCHED: Array<u64> = Array::with_max_entries(limits::SLOTS, BPF_F_MMAPABLE);
-
 /// [`macvlan_agent_ebpf::abi::label::Lost`] counts, `[what][CPU]`; mapped like [`COMMON`].
 #[map]
 pub(crate) static LOST: Array<u64> = Array::with_max_entries(8, BPF_F_MMAPABLE);

@@ -107,12 +107,14 @@ pub struct Common {
 
 const _: () = assert!(size_of::<Common>() == 64, "one cache line");
 
+/// In the last of the counters of a [`Common`], whose value stays far below: set where a sub-interface has anything in
+/// [`Rare`]. Else nobody needs to look there. Of parents, it says nothing.
+pub const HAS_RARE: u64 = 1 << 63;
+
 /// All other counts.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rare {
-    /// Not 0 once anything below may be: then that is said beside all cells as well, where it is found sooner.
-    pub touched: u64,
     /// By [`Counter`], less [`COMMON`].
     pub counters: [u64; COUNTERS - COMMON],
     /// Attempts that may still be answered, ring `direction * 2 + ask`.
@@ -121,7 +123,10 @@ pub struct Rare {
     pub pad: [u64; PAD],
 }
 
-const PAD: usize = 7 - (COUNTERS - COMMON + size_of::<Recent<RECENT_RINGS>>() / 8) % 8;
+/// Words of a [`Rare`] without what fills it up.
+const USED: usize = COUNTERS - COMMON + size_of::<Recent<RECENT_RINGS>>() / 8;
+
+const PAD: usize = USED.next_multiple_of(8) - USED;
 
 const _: () = assert!(size_of::<Rare>().is_multiple_of(64), "whole cache lines");
 
@@ -133,7 +138,6 @@ impl Common {
 impl Rare {
     /// Nothing counted.
     pub const EMPTY: Self = Self {
-        touched: 0,
         counters: [0; COUNTERS - COMMON],
         recent: Recent {
             seconds: [0; RECENT_SECONDS],

@@ -54,6 +54,7 @@ fn common(context: &TcContext) -> Option<()> {
     if flow.is_attempt != 0 {
         let (direction, now) = (Direction::ChildToParent, count::now());
         count::attempted(flow.source.whose().slot(), direction);
+        few.has_rest();
         for place in [owner, flow.total] {
             if let Some(rest) = count::rest_at(place) {
                 rest.attempt(direction, AskKind::Unicast, 1, now);

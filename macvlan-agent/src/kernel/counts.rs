@@ -14,7 +14,7 @@ use std::{
 use macvlan_agent_ebpf::{
     abi::{
         Cell, Common, Counter, HANDLER_ATTACHED, RECENT_RINGS, Range, Rare, Settings, TABLES_CHANGED,
-        counts::{COMMON, COUNTERS},
+        counts::{COMMON, COUNTERS, HAS_RARE},
         label::Lost,
     },
     pending,
@@ -133,7 +133,7 @@ impl Totals {
 
     fn add_common(&mut self, common: &Common) {
         for (sum, value) in self.common.iter_mut().zip(common.counters) {
-            *sum = sum.wrapping_add(value);
+            *sum = sum.wrapping_add(value & !HAS_RARE);
         }
     }
 
@@ -199,18 +199,15 @@ impl Totals {
 pub struct Counts {
     common: Mapped<Common>,
     rare: Mapped<Rare>,
-    /// Not 0 where anything is in the same place of `rare`.
-    touched: Mapped<u64>,
     lost: Mapped<u64>,
     settings: Mapped<Settings>,
     cpus: usize,
 }
 
 impl Counts {
-    /// Maps the arrays. Those of the cells (what is common, the rest, and whether there is any) have `slots` × `cpus`
-    /// elements.
+    /// Maps the arrays. Those of the cells, what is common and the rest, have `slots` × `cpus` elements.
     pub fn map(
-        [common, rare, touched]: [impl AsFd; 3],
+        (common, rare): (impl AsFd, impl AsFd),
         lost: impl AsFd,
         settings: impl AsFd,
         slots: usize,
@@ -219,30 +216,40 @@ impl Counts {
         Ok(Self {
             common: Mapped::of(common, slots * cpus)?,
             rare: Mapped::of(rare, slots * cpus)?,
-            touched: Mapped::of(touched, slots * cpus)?,
             lost: Mapped::of(lost, Lost::ALL.len() * cpus)?,
             settings: Mapped::of(settings, 1)?,
             cpus,
         })
     }
 
-    /// The sum over all CPUs of a slot's cells, and of `extra` ones.
+    /// The sum over all CPUs of the cells of a sub-interface's slot, and of `extra` ones.
     #[must_use]
-    pub fn totals(&self, slot: u32, extra: &[Cell]) -> Totals {
+    pub fn of_sub_interface(&self, slot: u32, extra: &[Cell]) -> Totals {
+        self.totals(slot, extra, |index| self.has_rare(index))
+    }
+
+    /// The same of a parent's.
+    #[must_use]
+    pub fn of_parent(&self, slot: u32, extra: &[Cell]) -> Totals {
+        self.totals(slot, extra, |_| true)
+    }
+
+    /// `has_rare` says of which cells there is more than what is common.
+    fn totals(&self, slot: u32, extra: &[Cell], has_rare: impl Fn(usize) -> bool) -> Totals {
         let first = usize::try_from(slot).unwrap_or(usize::MAX).saturating_mul(self.cpus);
         let cells = first..first.saturating_add(self.cpus);
         let mut common = Totals::ZERO;
         for cell in cells.clone().filter_map(|index| self.common.read(index)) {
             common.add_common(&cell);
         }
-        if extra.is_empty() && !cells.clone().any(|index| self.is_touched(index)) {
+        if extra.is_empty() && !cells.clone().any(&has_rare) {
             return common;
         }
         loop {
             let now = monotonic_second();
             let mut totals = common.clone();
-            let touched = cells.clone().filter(|index| self.is_touched(*index));
-            for cell in touched.filter_map(|index| self.rare.read(index)) {
+            let rare = cells.clone().filter(|index| has_rare(*index));
+            for cell in rare.filter_map(|index| self.rare.read(index)) {
                 totals.rest().add(&cell, now);
             }
             for cell in extra {
@@ -255,12 +262,12 @@ impl Counts {
         }
     }
 
-    /// Some counters of a slot that are not common, over all CPUs.
+    /// Some counters of a sub-interface's slot that are not common, over all CPUs.
     #[must_use]
     pub fn rare<const N: usize>(&self, slot: u32, counters: [Counter; N]) -> [u64; N] {
         let first = usize::try_from(slot).unwrap_or(usize::MAX).saturating_mul(self.cpus);
         let mut sums = [0; N];
-        for index in (first..first.saturating_add(self.cpus)).filter(|index| self.is_touched(*index)) {
+        for index in (first..first.saturating_add(self.cpus)).filter(|index| self.has_rare(*index)) {
             for (sum, counter) in sums.iter_mut().zip(counters) {
                 *sum += self.rare_at(index, counter).unwrap_or(0);
             }
@@ -274,9 +281,13 @@ impl Counts {
         Some(unsafe { (&raw const (*rare).counters[place]).read_volatile() })
     }
 
-    /// Whether there is anything beside what is common.
-    fn is_touched(&self, index: usize) -> bool {
-        self.touched.read(index).is_some_and(|touched| touched != 0)
+    /// Whether a sub-interface has anything in a cell beside what is common.
+    fn has_rare(&self, index: usize) -> bool {
+        // SAFETY: the pointer is to a whole element inside the mapping.
+        let last = |common: *mut Common| unsafe { (&raw const (*common).counters[COMMON - 1]).read_volatile() };
+        self.common
+            .pointer(index)
+            .is_some_and(|common| last(common) & HAS_RARE != 0)
     }
 
     /// Empties a slot that no program writes any more.
@@ -285,7 +296,6 @@ impl Counts {
         for index in first..first.saturating_add(self.cpus) {
             self.common.write(index, Common::EMPTY);
             self.rare.write(index, Rare::EMPTY);
-            self.touched.write(index, 0);
         }
     }
 

@@ -238,12 +238,12 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// `waiting` counts as well, and is not the owner's yet.
-    fn of(counts: &Counts, owner: &mut Owner, waiting: &[Cell]) -> Self {
+    /// Of what `totals` reads by a slot and cells beside it; `waiting` counts as well, and is not the owner's yet.
+    fn of(totals: impl FnOnce(u32, &[Cell]) -> Totals, owner: &mut Owner, waiting: &[Cell]) -> Self {
         let totals = if waiting.is_empty() {
-            counts.totals(owner.slot, &owner.credits)
+            totals(owner.slot, &owner.credits)
         } else {
-            counts.totals(owner.slot, &[&owner.credits, waiting].concat())
+            totals(owner.slot, &[&owner.credits, waiting].concat())
         };
         if !totals.has_rest() {
             // No attempt, and none ever.
@@ -498,7 +498,7 @@ impl Directory {
         let waiting = self.credits.waiting(kernel, Whose::SubInterface(id));
         self.sub_interfaces
             .get_mut(&id)
-            .map(|owner| Sample::of(&self.counts, owner, &waiting))
+            .map(|owner| Sample::of(|slot, extra| self.counts.of_sub_interface(slot, extra), owner, &waiting))
     }
 
     /// Some counters of a sub-interface that are not common. None for one without a slot.
@@ -519,7 +519,7 @@ impl Directory {
         let waiting = self.credits.waiting(kernel, Whose::Parent(key));
         self.parents
             .get_mut(&key)
-            .map(|owner| Sample::of(&self.counts, owner, &waiting))
+            .map(|owner| Sample::of(|slot, extra| self.counts.of_parent(slot, extra), owner, &waiting))
     }
 }
 

@@ -72,7 +72,6 @@ const SHARED: &[&str] = &[
     "REASONS",
     "SETTINGS",
     "SUB_INTERFACES",
-    "TOUCHED",
     "WINDOWS",
 ];
 
@@ -465,7 +464,7 @@ fn counts(core: &Ebpf, cpus: u32, room: Room) -> Result<Counts, LoadError> {
         _ => Err(LoadError::Missing(name)),
     };
     let fd = |data: &'_ MapData| data.fd().as_fd().try_clone_to_owned().map_err(LoadError::Pages);
-    let cells = [fd(data("COMMON")?)?, fd(data("RARE")?)?, fd(data("TOUCHED")?)?];
+    let cells = (fd(data("COMMON")?)?, fd(data("RARE")?)?);
     let (lost, settings) = (fd(data("LOST")?)?, fd(data("SETTINGS")?)?);
     Counts::map(cells, lost, settings, room.slots() as usize, cpus as usize).map_err(LoadError::Pages)
 }

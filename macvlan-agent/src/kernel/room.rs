@@ -45,11 +45,10 @@ impl Room {
     }
 
     /// The entries of every map that this is about.
-    pub(super) fn entries(self, cpus: u32) -> [(&'static str, u32); 9] {
+    pub(super) fn entries(self, cpus: u32) -> [(&'static str, u32); 8] {
         [
             ("COMMON", self.slots() * cpus),
             ("RARE", self.slots() * cpus),
-            ("TOUCHED", self.slots() * cpus),
             ("FLOWS", self.flows() * cpus),
             ("ATTEMPTED", self.slots()),
             ("SUB_INTERFACES", self.sub_interfaces()),
@@ -68,7 +67,7 @@ mod tests {
     fn without_a_configuration_tables_are_as_the_object_says() {
         let entries = Room::default().entries(2);
         assert_eq!(entries[0], ("COMMON", 2 * (limits::SUB_INTERFACES + limits::PARENTS)));
-        assert_eq!(entries[7], ("ADDRESSES", limits::ADDRESSES));
+        assert_eq!(entries[6], ("ADDRESSES", limits::ADDRESSES));
     }
 
     #[test]

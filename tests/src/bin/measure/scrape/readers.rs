@@ -10,7 +10,11 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use macvlan_agent::kernel::counts::{Counts, Totals, monotonic_second};
-use macvlan_agent_ebpf::abi::{Cell, Common, Rare, Settings, counts::COMMON, label::Lost};
+use macvlan_agent_ebpf::abi::{
+    Cell, Common, Rare, Settings,
+    counts::{COMMON, HAS_RARE},
+    label::Lost,
+};
 
 use crate::report::{self, Quartiles};
 
@@ -71,7 +75,6 @@ pub(super) fn measure() -> Result<()> {
     let cells = create(ARRAY, 4, size_of::<Cell>(), entries, 0)?;
     let common = create(ARRAY, 4, size_of::<Common>(), entries, MMAPABLE)?;
     let rare = create(ARRAY, 4, size_of::<Rare>(), entries, MMAPABLE)?;
-    let touched = create(ARRAY, 4, size_of::<u64>(), entries, MMAPABLE)?;
     let lost = create(ARRAY, 4, 8, u32::try_from(Lost::ALL.len() * cpus)?, MMAPABLE)?;
     let settings = create(ARRAY, 4, size_of::<Settings>(), 1, MMAPABLE)?;
     let hash = create(PERCPU_HASH, size_of::<Key>(), size_of::<Cell>(), SLOTS, 0)?;
@@ -82,15 +85,14 @@ pub(super) fn measure() -> Result<()> {
             update(&cells, &index, std::slice::from_ref(value))?;
             update(&common, &index, std::slice::from_ref(&value.common))?;
             update(&rare, &index, std::slice::from_ref(&value.rare))?;
-            update(&touched, &index, &[value.rare.touched])?;
         }
     }
-    let counts = Counts::map([&common, &rare, &touched], &lost, &settings, SLOTS as usize, cpus)?;
+    let counts = Counts::map((&common, &rare), &lost, &settings, SLOTS as usize, cpus)?;
     let mut sides = [(); 3].map(|()| Vec::new());
     let (mut of_hash, mut of_array) = (Reader::<Key>::new(cpus, cpus), Reader::<u32>::new(1, cpus));
     for _ in 0..ROUNDS {
         let begun = Instant::now();
-        let ours = sum((0..SLOTS).map(|slot| counts.totals(slot, &[])));
+        let ours = sum((0..SLOTS).map(|slot| counts.of_sub_interface(slot, &[])));
         sides[0].push(begun.elapsed().as_secs_f64() * 1e3);
         let begun = Instant::now();
         let theirs = of_hash.read(&hash)?;
@@ -119,10 +121,12 @@ pub(super) fn measure() -> Result<()> {
 fn cell(slot: u32, cpu: usize) -> Cell {
     let mut cell = Cell::EMPTY;
     let rare = if slot.is_multiple_of(RARELY) { 4 } else { 0 };
-    cell.rare.touched = u64::from(rare > 0);
     let counters = cell.common.counters.iter_mut().chain(&mut cell.rare.counters);
     for (counter, number) in counters.take(COMMON + rare).zip(1_u64..) {
         *counter = u64::from(slot) * number + cpu as u64;
+    }
+    if rare > 0 {
+        cell.common.counters[COMMON - 1] |= HAS_RARE;
     }
     cell
 }
