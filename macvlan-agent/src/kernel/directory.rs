@@ -245,10 +245,6 @@ impl Sample {
         } else {
             totals(owner.slot, &[&owner.credits, waiting].concat())
         };
-        if !totals.has_rest() {
-            // No attempt, and none ever.
-            return Self { totals, lost: [0; 3] };
-        }
         let mut lost = [0; 3];
         for direction in Direction::ALL {
             for ask in [false, true] {
