@@ -172,19 +172,12 @@ pub fn picture(namespace: &Namespace) -> Value {
     picture
 }
 
-/// Removes what changes by itself, or because a neighbour comes and goes; the kernel brings `operstate` up to date when it
-/// finds the time (`linkwatch`).
+/// Removes what changes by itself, or because a neighbour comes and goes.
 fn forget(value: &mut Value) {
     match value {
         Value::Array(list) => list.iter_mut().for_each(forget),
         Value::Object(map) => {
-            for key in [
-                "promiscuity",
-                "allmulti",
-                "operstate",
-                "valid_life_time",
-                "preferred_life_time",
-            ] {
+            for key in ["promiscuity", "allmulti", "valid_life_time", "preferred_life_time"] {
                 map.remove(key);
             }
             map.values_mut().for_each(forget);

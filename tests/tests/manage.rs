@@ -231,6 +231,11 @@ fn live_changes_lead_from_each_to_each() {
     let said = desk.succeed(&["set", &which, "--address", "198.51.100.10/24"]);
     assert!(said.contains("address: remove 198.51.100.9/24"), "{said}");
     assert_eq!(index(), first, "it is still the same interface");
+    // The kernel tells of a carrier when it finds the time (`linkwatch`).
+    eventually(patience(Duration::from_secs(5)), || {
+        let told = link(&inside, "macv1").unwrap()["operstate"].clone();
+        (told == "UP").then_some(()).ok_or_else(|| format!("it is {told}"))
+    });
     // A later step is refused: what was done before it is undone.
     let before = picture(&inside);
     desk.refuse(
