@@ -248,18 +248,17 @@ impl Keeper {
     fn compare(&mut self, each: &mut SubInterfaceSample, early: Option<&HashMap<u64, ApparentlyDown>>) {
         let Some(sample) = &mut each.sample else { return };
         each.kernel = self.kernel_counters.of(each.link.id, sample);
-        if let (Some(kernel), Some(early), true) = (&each.kernel, early, each.link.mode != Mode::Source) {
-            // Of most nothing was ever counted so.
-            if sample.totals.has_rest() {
-                let early = early.get(&each.link.id).copied().unwrap_or_default();
-                let mut nothing = Inference::default();
-                let inference = if early == ApparentlyDown::default() {
-                    self.inferences.get_mut(&each.link.id).unwrap_or(&mut nothing)
-                } else {
-                    self.inferences.entry(each.link.id).or_default()
-                };
-                inference.settle(early, sample, kernel);
-            }
+        // Of most nothing was ever counted so.
+        let settles = each.link.mode != Mode::Source && sample.totals.has_rest();
+        if let (Some(kernel), Some(early), true) = (&each.kernel, early, settles) {
+            let early = early.get(&each.link.id).copied().unwrap_or_default();
+            let mut nothing = Inference::default();
+            let inference = if early == ApparentlyDown::default() {
+                self.inferences.get_mut(&each.link.id).unwrap_or(&mut nothing)
+            } else {
+                self.inferences.entry(each.link.id).or_default()
+            };
+            inference.settle(early, sample, kernel);
         }
         // Of mode source the handler says nothing, and what waits for its owner is not here yet.
         if each.link.mode != Mode::Source && !self.directory.awaits_credit(each.link.id) {

@@ -98,9 +98,7 @@ impl Tracker {
 
     /// Another namespace may be meant by an id now.
     fn forget_all_made(&mut self) {
-        for link in self.spaces.values_mut().flat_map(|space| space.links.values_mut()) {
-            link.made = None;
-        }
+        self.spaces.values_mut().for_each(Space::forget_all_made);
     }
 
     /// Has this namespace been read as a whole?
@@ -217,9 +215,7 @@ impl Tracker {
             addresses.retain(|_, heard| *heard >= round);
         }
         space.addresses.retain(|_, addresses| !addresses.is_empty());
-        for link in space.links.values_mut() {
-            link.made = None;
-        }
+        space.forget_all_made();
         let gone: Vec<u32> = space
             .links
             .iter()

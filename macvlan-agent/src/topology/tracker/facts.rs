@@ -164,6 +164,13 @@ impl Space {
         }
     }
 
+    /// Nor what it says of any.
+    pub(super) fn forget_all_made(&mut self) {
+        for link in self.links.values_mut() {
+            link.made = None;
+        }
+    }
+
     fn addresses_of(&self, ifindex: u32) -> Vec<IpAddr> {
         let ips: BTreeSet<IpAddr> = self
             .addresses

@@ -119,13 +119,12 @@ impl Process {
     pub(super) fn peak_memory(&self) -> Result<f64> {
         let (peak, maps) = (self.of_status("VmHWM:")?, self.maps()?);
         ensure!(peak > maps, "{peak} kB at most, of which {maps} kB are maps");
-        Ok(f64::from(peak - maps) * 1024.0 / 1e6)
+        Ok(millions(peak - maps))
     }
 
     /// The memory that it has now: pages of its own, and pages of files without the kernel's maps, in millions of bytes.
     pub(super) fn memory(&self) -> Result<(f64, f64)> {
         let (own, files, maps) = (self.of_status("RssAnon:")?, self.of_status("RssFile:")?, self.maps()?);
-        let millions = |kilobytes: u32| f64::from(kilobytes) * 1024.0 / 1e6;
         Ok((millions(own), millions(files.saturating_sub(maps))))
     }
 
@@ -211,6 +210,11 @@ fn hide_namespaces() -> Result<()> {
         let _ = umount2(&name?.path(), MntFlags::MNT_DETACH);
     }
     mount(Some("none"), DIRECTORY, Some("tmpfs"), MsFlags::empty(), nothing).context("hide the namespaces")
+}
+
+/// Bytes in millions.
+fn millions(kilobytes: u32) -> f64 {
+    f64::from(kilobytes) * 1024.0 / 1e6
 }
 
 fn kilobytes(text: &str, name: &str) -> Option<u32> {
