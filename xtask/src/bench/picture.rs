@@ -33,8 +33,12 @@ pub(super) fn svg(caption: &Caption, lines: &BTreeMap<String, Vec<(f64, f64)>>) 
     let span = |of: fn((f64, f64)) -> f64| {
         let least = points().map(of).fold(f64::INFINITY, f64::min);
         let most = points().map(of).fold(0.0, f64::max);
-        (least * 0.8..most * 1.25).log_scale()
+        (least * 0.8, most * 1.25)
     };
+    let (left, right) = span(|(x, _)| x);
+    let (low, high) = span(|(_, y)| y);
+    // Only powers of ten are sure to be written at an axis, and curves may lie between two of them.
+    let (low, high) = (10_f64.powf(low.log10().floor()), 10_f64.powf(high.log10().ceil()));
     let mut text = String::new();
     {
         let area = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
@@ -45,7 +49,7 @@ pub(super) fn svg(caption: &Caption, lines: &BTreeMap<String, Vec<(f64, f64)>>) 
             .margin(12)
             .x_label_area_size(42)
             .y_label_area_size(72)
-            .build_cartesian_2d(span(|(x, _)| x), span(|(_, y)| y))
+            .build_cartesian_2d((left..right).log_scale(), (low..high).log_scale())
             .map_err(|error| fail(&error))?;
         chart
             .configure_mesh()
@@ -92,7 +96,14 @@ mod tests {
         };
         let lines = [("no_program".to_owned(), vec![(100.0, 170.0), (10.0, 163.0)])].into();
         let picture = svg(&caption, &lines).unwrap();
-        for word in ["time of a frame", "sub-interfaces", "no program", "</svg>"] {
+        for word in [
+            "time of a frame",
+            "sub-interfaces",
+            "no program",
+            "\n100\n",
+            "\n1000\n",
+            "</svg>",
+        ] {
             assert!(picture.contains(word), "{word} in {picture}");
         }
         assert_eq!(svg(&caption, &lines).unwrap(), picture);
