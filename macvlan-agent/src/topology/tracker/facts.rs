@@ -164,7 +164,7 @@ impl Space {
         }
     }
 
-    /// Nor what it says of any.
+    /// What an inventory says of any of its links does not hold any more.
     pub(super) fn forget_all_made(&mut self) {
         for link in self.links.values_mut() {
             link.made = None;
