@@ -1,8 +1,10 @@
 //! Counting: finds the cell that a frame belongs to, and adds to it.
 
+use core::mem::transmute;
+
 use aya_ebpf::{
-    bindings::BPF_NOEXIST,
-    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
+    bindings::{BPF_NOEXIST, bpf_func_id::BPF_FUNC_get_smp_processor_id},
+    helpers::bpf_ktime_get_ns,
     maps::Array,
 };
 use macvlan_agent_ebpf::{
@@ -13,15 +15,18 @@ use macvlan_agent_ebpf::{
         label::Lost,
         limits,
     },
-    flow::{self, Flow, Likeness},
+    flow::{self, Flow},
     frame::Mac,
     front::{self, Found, Parent, Whose},
     pending,
 };
 
-use crate::maps::{
-    ASKS, ATTEMPTED, BLANK, COMMON, CPUS, CREDITS, FLOWS, FLOWS_OF_CPU, FRONT, LOST, PARENT_FRONT, PARENTS, RARE,
-    SETTINGS, SUB_INTERFACES,
+use crate::{
+    direct,
+    maps::{
+        ASKS, ATTEMPTED, BLANK, COMMON, CPUS, CREDITS, DIRECT_CELLS, FLOW_STRIDE, FRONT, LAST_FLOW, LOST, PARENT_FRONT,
+        PARENTS, RARE, SUB_INTERFACES,
+    },
 };
 
 /// The frames and bytes that one skb stands for.
@@ -39,7 +44,7 @@ pub(crate) struct Few(*mut Common);
 impl Few {
     #[inline(always)]
     pub(crate) fn pair(self, frames: Counter, amount: Amount) {
-        // SAFETY: the pointer comes from a map lookup that succeeded, so it points to all of it; the assertion says that
+        // SAFETY: the pointer comes from where cells are, so it points to a whole one; the assertion says that
         // both counters are in it.
         unsafe {
             assert!((frames as usize) < COMMON_COUNTERS - 1);
@@ -60,7 +65,7 @@ impl Few {
 
     /// Says that something beside what is common may be counted: whoever reads that afterwards sees this.
     #[inline(always)]
-    pub(crate) fn has_rest(self) {
+    pub(crate) fn marks_rest(self) {
         // SAFETY: as in `pair`.
         unsafe {
             let last = (&raw mut (*self.0).counters).cast::<u64>().add(COMMON_COUNTERS - 1);
@@ -162,15 +167,20 @@ pub(crate) fn now() -> u32 {
     pending::second_of(unsafe { bpf_ktime_get_ns() })
 }
 
+/// The number of this CPU. The helper's result is declared as 32 bits, but it is a whole register whose upper half is 0
+/// (`bpf_get_smp_processor_id`, `kernel/bpf/helpers.c`, 5.10 to 7.3): nobody needs to clear it.
 #[inline(always)]
-pub(crate) fn cpu() -> u32 {
-    // SAFETY: takes no arguments and only reads the CPU's number.
-    unsafe { bpf_get_smp_processor_id() }
+pub(crate) fn cpu() -> u64 {
+    // SAFETY: the helper of that number takes no arguments and only reads the CPU's number.
+    unsafe {
+        let helper: unsafe extern "C" fn() -> u64 = transmute(BPF_FUNC_get_smp_processor_id as usize);
+        helper()
+    }
 }
 
 #[inline(always)]
 pub(crate) fn lost(what: Lost, amount: u64) {
-    let index = (what as u32) * CPUS.load() + cpu();
+    let index = (what as u32) * CPUS.load() + cpu() as u32;
     if let Some(counter) = LOST.get_ptr_mut(index) {
         // SAFETY: the lookup succeeded and only this CPU writes this element.
         unsafe { *counter += amount };
@@ -183,27 +193,27 @@ pub(crate) fn cell(slot: u32) -> Option<Tally> {
     if slot == NO_SLOT {
         return None;
     }
-    let place = place_of(slot, cpu());
-    let Some(few) = few_at(place) else {
+    let (cells, place) = (cells(), place_of(slot, cpu()));
+    let Some(few) = cells.few(place) else {
         lost(Lost::Counts, 1);
         return None;
     };
-    few.has_rest();
+    few.marks_rest();
     Some(Tally {
         few,
-        rest: rest_at(place)?,
+        rest: cells.rest(place)?,
     })
 }
 
 /// The place of a slot's cell on a CPU.
 #[inline(always)]
-pub(crate) fn place_of(slot: u32, cpu: u32) -> u32 {
-    slot * CPUS.load() + cpu
+pub(crate) fn place_of(slot: u32, cpu: u64) -> u32 {
+    slot * CPUS.load() + cpu as u32
 }
 
 /// The same of a sub-interface; [`flow::NOTHING`] where it is nobody's.
 #[inline(always)]
-pub(crate) fn place_or_nothing(whose: Whose, cpu: u32) -> u32 {
+pub(crate) fn place_or_nothing(whose: Whose, cpu: u64) -> u32 {
     if whose.is_known() {
         place_of(whose.slot(), cpu)
     } else {
@@ -211,16 +221,41 @@ pub(crate) fn place_or_nothing(whose: Whose, cpu: u32) -> u32 {
     }
 }
 
-/// What is common of the cell at a place.
-#[inline(always)]
-pub(crate) fn few_at(place: u32) -> Option<Few> {
-    COMMON.get_ptr_mut(place).map(Few)
+/// All cells.
+#[derive(Clone, Copy)]
+pub(crate) struct Cells {
+    /// How many are found without a lookup.
+    direct: u64,
 }
 
-/// The rest of it. Of a parent alone: of a sub-interface it must be said that there is any ([`Few::has_rest`]).
+/// All cells.
 #[inline(always)]
-pub(crate) fn rest_at(place: u32) -> Option<Rest> {
-    RARE.get_ptr_mut(place).map(Rest)
+pub(crate) fn cells() -> Cells {
+    Cells {
+        direct: DIRECT_CELLS.load(),
+    }
+}
+
+impl Cells {
+    /// What is common of the cell at a place.
+    #[inline(always)]
+    pub(crate) fn few(self, place: u32) -> Option<Few> {
+        let common = match direct::common(place, self.direct) {
+            None if self.direct == 0 => COMMON.get_ptr_mut(place),
+            direct => direct,
+        };
+        common.map(Few)
+    }
+
+    /// The rest of it. Of a parent alone: of a sub-interface it must be said that there is any ([`Few::marks_rest`]).
+    #[inline(always)]
+    pub(crate) fn rest(self, place: u32) -> Option<Rest> {
+        let rare = match direct::rare(place, self.direct) {
+            None if self.direct == 0 => RARE.get_ptr_mut(place),
+            direct => direct,
+        };
+        rare.map(Rest)
+    }
 }
 
 #[inline(always)]
@@ -291,31 +326,41 @@ pub(crate) fn parent_place(key: ParentKey) -> Option<u64> {
 /// The state of the tables, to be asked before them: see [`macvlan_agent_ebpf::abi::Settings`].
 #[inline(always)]
 pub(crate) fn state() -> u64 {
-    match SETTINGS.get_ptr(0) {
-        // SAFETY: the lookup succeeded; user space writes the word whole, and it is read whole.
-        Some(settings) => unsafe { (&raw const (*settings).state).read_volatile() },
-        None => 0,
-    }
+    // SAFETY: the settings are always there; user space writes the word whole, and it is read whole.
+    unsafe { (&raw const (*direct::settings()).state).read_volatile() }
 }
 
-/// The place on this CPU of the flow of frames like this one, whatever flow is there. There is none where another thread
-/// may come in between (PREEMPT_RT).
+/// Where the flow of frames with these words at their head is on this CPU. Where another thread may come in between
+/// (PREEMPT_RT) there is one place, of no flow.
 #[inline(always)]
-pub(crate) fn flow(of: &Likeness, cpu: u32) -> Option<(u32, &'static mut Flow)> {
-    let flows = FLOWS_OF_CPU.load();
-    if flows == 0 {
-        return None;
+fn place_of_flow(first: u64, last: u64, cpu: u64) -> u64 {
+    flow::place(first, last) * FLOW_STRIDE.load() | cpu
+}
+
+/// What is there, whatever flow it is.
+#[inline(always)]
+pub(crate) fn flow(first: u64, last: u64, cpu: u64) -> &'static mut Flow {
+    flow_at(place_of_flow(first, last, cpu))
+}
+
+/// Keeps what was found out.
+#[inline(always)]
+pub(crate) fn learnt(cpu: u64, flow: Flow) {
+    let (place, last) = (place_of_flow(flow.of.first, flow.of.last, cpu), LAST_FLOW.load());
+    if last != 0 {
+        *flow_at(place) = Flow {
+            place: (place & last) as u32,
+            ..flow
+        };
     }
-    let place = of.place() & (flows - 1) | cpu * flows;
-    Some((place, flow_at(place)?))
 }
 
 /// A flow by its place.
 #[inline(always)]
-pub(crate) fn flow_at(place: u32) -> Option<&'static mut Flow> {
-    // SAFETY: the lookup succeeded; a place is one CPU's, and the programs that use it run one after the other, since
-    // softirqs are off while they do.
-    FLOWS.get_ptr_mut(place).map(|flow| unsafe { &mut *flow })
+pub(crate) fn flow_at(place: u64) -> &'static mut Flow {
+    // SAFETY: every place that is looked for is inside the map; it is one CPU's, and the programs that use it run one after
+    // the other, since softirqs are off while they do.
+    unsafe { &mut *direct::flow(place) }
 }
 
 #[inline(always)]
@@ -327,7 +372,7 @@ fn word(table: &Array<u64>, index: u32) -> Option<u64> {
 /// The cell that the counts of a MAC wait in until user space knows whose it is.
 #[inline(always)]
 pub(crate) fn credit(key: SubInterfaceKey) -> Option<Tally> {
-    let key = key.on_cpu(cpu());
+    let key = key.on_cpu(cpu() as u32);
     if let Some(credit) = CREDITS.get_ptr_mut(key) {
         return Some(waiting(credit));
     }
@@ -360,10 +405,8 @@ pub(crate) fn credit(key: SubInterfaceKey) -> Option<Tally> {
 /// Says that from now on it is worth asking for them.
 #[inline(always)]
 fn there_are_credits() {
-    if let Some(settings) = SETTINGS.get_ptr_mut(0) {
-        // SAFETY: the lookup succeeded; all who write the word write the same.
-        unsafe { (&raw mut (*settings).has_credits).write_volatile(1) };
-    }
+    // SAFETY: the settings are always there; all who write the word write the same.
+    unsafe { (&raw mut (*direct::settings()).has_credits).write_volatile(1) };
 }
 
 /// The cell of a credit.

@@ -7,6 +7,8 @@
 //! (`vlan_do_receive`), so a tagged frame is not handed over. What another program behind ours or a filter of the
 //! ingress hook changes in the MACs of a frame is not seen.
 
+use core::hint::black_box;
+
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use macvlan_agent_ebpf::{
     abi::{NO_SLOT, key::PARENT_PASSTHRU, limits},
@@ -17,7 +19,8 @@ use macvlan_agent_ebpf::{
 
 use crate::{
     count::{self, Amount},
-    maps::{ENTRIES, REALTIME},
+    direct,
+    maps::REALTIME,
     skb::{Handled, Windows},
 };
 
@@ -88,10 +91,10 @@ impl Entry {
 
     /// Takes over a frame of this flow.
     #[inline(always)]
-    pub(crate) fn take(&mut self, skb: u64, place: u32, flow: &Flow, bytes: u64) {
+    pub(crate) fn take(&mut self, skb: u64, flow: &Flow, bytes: u64) {
         self.stage = READ;
         self.skb = skb;
-        self.flow = u64::from(place) + 1;
+        self.flow = u64::from(flow.place) + 1;
         self.cells = flow.cells;
         self.total = u64::from(flow.total);
         self.frame.kernel_bytes = bytes;
@@ -99,8 +102,8 @@ impl Entry {
 
     /// Says here what its flow says.
     #[inline(always)]
-    pub(crate) fn unfold(&mut self) -> Option<()> {
-        let flow = count::flow_at(self.flow as u32 - 1)?;
+    pub(crate) fn unfold(&mut self) {
+        let flow = count::flow_at(self.flow - 1);
         self.flow = 0;
         self.held = 0;
         self.frame.parent = flow.of.parent();
@@ -112,7 +115,6 @@ impl Entry {
         self.parent = Parent::of_place(flow.parent);
         self.source = flow.source.whose();
         self.destination = flow.destination.whose();
-        Some(())
     }
 }
 
@@ -126,20 +128,27 @@ pub(crate) fn addressee(parent: Parent, destination: Mac) -> Mac {
     }
 }
 
-/// The thread, where another one may interrupt it; else 0.
+/// This thread, where another one may interrupt it; and the place of its frame on this CPU.
 #[inline(always)]
-pub(crate) fn thread() -> u64 {
+pub(crate) fn mine() -> (Option<u64>, &'static mut Entry) {
     if REALTIME.load() == 0 {
-        0
-    } else {
-        bpf_get_current_pid_tgid()
+        return (None, at(count::cpu()));
     }
+    let thread = bpf_get_current_pid_tgid();
+    let entries = u64::from(limits::ENTRIES);
+    (Some(thread), at(count::cpu() * entries + thread % entries))
 }
 
-/// The place of a thread's frame on this CPU.
+/// The place of the one frame of a CPU, where no thread interrupts another.
 #[inline(always)]
-pub(crate) fn of(thread: u64) -> Option<&'static mut Entry> {
-    let entry = ENTRIES.get_ptr_mut(thread as u32 % limits::ENTRIES)?;
-    // SAFETY: the lookup succeeded and the element is this CPU's; the programs that use it run one after the other.
-    Some(unsafe { &mut *entry })
+pub(crate) fn only(cpu: u64) -> &'static mut Entry {
+    // Else the compiler adds up the address of each field anew.
+    black_box(at(cpu))
+}
+
+#[inline(always)]
+fn at(place: u64) -> &'static mut Entry {
+    // SAFETY: every place that is looked for is inside the map; it is this CPU's, and the programs that use it run one
+    // after the other.
+    unsafe { &mut *direct::entry(place) }
 }

@@ -7,6 +7,7 @@
 )]
 
 mod count;
+mod direct;
 mod entry;
 mod hooks;
 mod maps;

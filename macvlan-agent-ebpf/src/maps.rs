@@ -9,26 +9,46 @@ use aya_ebpf::{
 use macvlan_agent_ebpf::{
     abi::{
         AddressKey, AddressOwner, Ask, AskKey, Attempted, Common, Credit, DeviceEntry, Locations, Offsets, ParentEntry,
-        ParentKey, Rare, Settings, SlotEntry, SubInterfaceKey, limits,
+        ParentKey, Rare, SlotEntry, SubInterfaceKey, limits,
     },
-    flow::Flow,
     front::{self, ParentPlace},
 };
 
-use crate::{entry::Entry, skb::Windows};
+use crate::skb::Windows;
 
 /// Inode of the namespace that this instance of the TC programs serves.
 #[unsafe(no_mangle)]
 pub(crate) static NETNS: Global<u32> = Global::new(0);
 
+/// The same in the upper half of a word, as a flow has it.
+#[unsafe(no_mangle)]
+pub(crate) static NETNS_ABOVE: Global<u64> = Global::new(0);
+
 /// Possible CPUs: a slot's cells stand side by side.
 #[unsafe(no_mangle)]
 pub(crate) static CPUS: Global<u32> = Global::new(1);
 
-/// How many flows a CPU has: a power of two; 0 where there are none, because another thread may come in between
-/// (PREEMPT_RT).
+/// How far apart the flows of a CPU are, since those of all CPUs take turns: a power of two.
 #[unsafe(no_mangle)]
-pub(crate) static FLOWS_OF_CPU: Global<u32> = Global::new(0);
+pub(crate) static FLOW_STRIDE: Global<u64> = Global::new(1);
+
+/// The last place of a flow, of all CPUs': a power of two less one, so that no place is beyond. 0 where there are no flows,
+/// because another thread may come in between (PREEMPT_RT).
+#[unsafe(no_mangle)]
+pub(crate) static LAST_FLOW: Global<u64> = Global::new(0);
+
+/// The same of the frames that are being handed to macvlan.
+#[unsafe(no_mangle)]
+pub(crate) static LAST_ENTRY: Global<u64> = Global::new(0);
+
+/// How many cells are found without a lookup: all, or none, where [`COMMON`] and [`RARE`] have them.
+#[unsafe(no_mangle)]
+pub(crate) static DIRECT_CELLS: Global<u64> = Global::new(0);
+
+/// The number of `struct timespec64` among the kernel's types, where programs may read the kernel's memory themselves
+/// (`bpf_rdonly_cast`); else 0.
+#[unsafe(no_mangle)]
+pub(crate) static CAST_TO: Global<u64> = Global::new(0);
 
 /// 1 where softirqs can be preempted (PREEMPT_RT).
 #[unsafe(no_mangle)]
@@ -46,8 +66,8 @@ pub(crate) static UNSENT_UNCOUNTED: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub(crate) static OFFSETS: Global<Offsets> = Global::new(Offsets::NONE);
 
-/// What is common of the cells, `[slot][CPU]`; user space maps it and sizes it to the sub-interfaces it may have and the
-/// CPUs there are.
+/// What is common of the cells, `[slot][CPU]`, where they are found by a lookup; user space maps it and sizes it to the
+/// sub-interfaces it may have and the CPUs there are.
 #[map]
 pub(crate) static COMMON: Array<Common> = Array::with_max_entries(limits::SLOTS, BPF_F_MMAPABLE);
 
@@ -58,10 +78,6 @@ pub(crate) static RARE: Array<Rare> = Array::with_max_entries(limits::SLOTS, BPF
 /// [`macvlan_agent_ebpf::abi::label::Lost`] counts, `[what][CPU]`; mapped like [`COMMON`].
 #[map]
 pub(crate) static LOST: Array<u64> = Array::with_max_entries(8, BPF_F_MMAPABLE);
-
-/// What changes while we run; mapped.
-#[map]
-pub(crate) static SETTINGS: Array<Settings> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 #[map]
 pub(crate) static SUB_INTERFACES: HashMap<SubInterfaceKey, SlotEntry> =
@@ -77,10 +93,6 @@ pub(crate) static FRONT: Array<u64> = Array::with_max_entries(front::PLACES, BPF
 /// In front of [`PARENTS`].
 #[map]
 pub(crate) static PARENT_FRONT: Array<ParentPlace> = Array::with_max_entries(front::PARENT_PLACES, BPF_F_MMAPABLE);
-
-/// Flows, `[CPU][place]`; mapped by nobody, but so each begins on a cache line.
-#[map]
-pub(crate) static FLOWS: Array<Flow> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Sub-interfaces by their own namespace and interface index.
 #[map]
@@ -113,11 +125,7 @@ pub(crate) static CREDITS: LruHashMap<SubInterfaceKey, Credit> = LruHashMap::wit
 #[map]
 pub(crate) static BLANK: PerCpuArray<Credit> = PerCpuArray::with_max_entries(1, 0);
 
-/// The frames that are being handed to macvlan.
-#[map]
-pub(crate) static ENTRIES: PerCpuArray<Entry> = PerCpuArray::with_max_entries(limits::ENTRIES, 0);
-
-/// What was copied of the kernel's structures: one for each program that has no place in [`ENTRIES`], since one may
+/// What was copied of the kernel's structures: one for each program that has no place in [`crate::entry::Entry`], since one may
 /// interrupt another.
 #[map]
 pub(crate) static WINDOWS: PerCpuArray<Windows> = PerCpuArray::with_max_entries(2, 0);

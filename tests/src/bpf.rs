@@ -6,18 +6,40 @@ use std::{
 };
 
 use anyhow::Result;
+use macvlan_agent::kernel::tracing_link::Target;
 
 const PROG_LOAD: libc::c_int = 5;
+const RAW_TRACEPOINT_OPEN: libc::c_int = 17;
 const LINK_CREATE: libc::c_int = 28;
+const TRACING: u32 = 26;
 const LICENSE: &[u8; 4] = b"GPL\0";
 
 /// The first fields of `union bpf_attr` for `BPF_PROG_LOAD`.
 #[repr(C)]
+#[derive(Default)]
 struct Load {
     kind: u32,
     count: u32,
     instructions: u64,
     license: u64,
+    /// From `log_level` to `prog_name`.
+    unused: [u64; 5],
+    ifindex: u32,
+    expected_attach_type: u32,
+    /// From `prog_btf_fd` to `line_info`.
+    unused_as_well: [u64; 4],
+    line_count: u32,
+    attach_btf_id: u32,
+    attach_btf_object: u32,
+    pad: u32,
+}
+
+/// The same for `BPF_RAW_TRACEPOINT_OPEN`.
+#[repr(C)]
+struct Open {
+    name: u64,
+    program: u32,
+    pad: u32,
 }
 
 /// The same for `BPF_LINK_CREATE`.
@@ -42,8 +64,32 @@ pub(crate) fn load(kind: u32, instructions: &[u64]) -> Result<OwnedFd> {
         count: u32::try_from(instructions.len())?,
         instructions: instructions.as_ptr() as u64,
         license: LICENSE.as_ptr() as u64,
+        ..Load::default()
     };
     Ok(open(PROG_LOAD, &mut attributes)?)
+}
+
+/// Loads a program and attaches it to a function; `kind` is `BPF_TRACE_FENTRY` or `BPF_TRACE_FEXIT`. It stays for as long as
+/// what is returned.
+pub(crate) fn attach_to_function(target: &Target, kind: u32, instructions: &[u64]) -> Result<OwnedFd> {
+    let (id, types) = target.number();
+    let mut attributes = Load {
+        kind: TRACING,
+        count: u32::try_from(instructions.len())?,
+        instructions: instructions.as_ptr() as u64,
+        license: LICENSE.as_ptr() as u64,
+        expected_attach_type: kind,
+        attach_btf_id: id,
+        attach_btf_object: types.map_or(Ok(0), |types| u32::try_from(types.as_raw_fd()))?,
+        ..Load::default()
+    };
+    let program = open(PROG_LOAD, &mut attributes)?;
+    let mut opened = Open {
+        name: 0,
+        program: number(&program)?,
+        pad: 0,
+    };
+    Ok(open(RAW_TRACEPOINT_OPEN, &mut opened)?)
 }
 
 /// A descriptor as attributes have it.
@@ -78,4 +124,15 @@ pub(crate) fn call<T>(command: libc::c_int, attributes: &mut T) -> io::Result<i3
         return Err(io::Error::last_os_error());
     }
     i32::try_from(result).map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Load;
+
+    #[test]
+    fn the_fields_are_where_the_kernel_has_them() {
+        assert_eq!(std::mem::offset_of!(Load, expected_attach_type), 68);
+        assert_eq!(std::mem::offset_of!(Load, attach_btf_id), 108);
+    }
 }

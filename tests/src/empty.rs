@@ -1,4 +1,4 @@
-//! A TC program that does nothing, on both sides of an interface: what any program there costs at least.
+//! Programs that do nothing: what any there cost at least.
 
 use std::{
     fs,
@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use macvlan_agent::kernel::{attach::HANDLER, tracing_link::Target};
 
 use crate::{
     bpf::{self, number},
@@ -26,6 +27,10 @@ static PINNED: AtomicU32 = AtomicU32::new(0);
 /// `r0 = -1` (`TC_ACT_UNSPEC`), `exit`.
 const INSTRUCTIONS: [u64; 2] = [0xffff_ffff_0000_00b7, 0x95];
 
+/// `BPF_TRACE_FENTRY` and `BPF_TRACE_FEXIT`, and for both `r0 = 0`, `exit`.
+const TRACED: [u32; 2] = [24, 25];
+const TRACING: [u64; 2] = [0xb7, 0x95];
+
 /// The first fields of `union bpf_attr` for `BPF_OBJ_PIN`.
 #[repr(C)]
 struct Pin {
@@ -41,18 +46,35 @@ pub enum Empty {
     Tcx([OwnedFd; 2]),
     /// By a queueing discipline.
     Clsact(Clsact),
+    /// By tcx, and at entry and return of macvlan's handler.
+    Handler([OwnedFd; 2], [OwnedFd; 2]),
 }
 
 impl Empty {
     /// By tcx.
     pub fn tcx(link: &Link) -> Result<Self> {
+        Self::both_sides(link).map(Self::Tcx)
+    }
+
+    /// By tcx, and by fentry and fexit of macvlan's handler.
+    pub fn handler(link: &Link) -> Result<Self> {
+        let target = Target::find(HANDLER, "macvlan").context("could not find macvlan's handler")?;
+        let attach =
+            |kind| bpf::attach_to_function(&target, kind, &TRACING).context("could not attach to macvlan's handler");
+        let [entry, exit] = TRACED;
+        // The return first, as the agent does.
+        let exit = attach(exit)?;
+        Ok(Self::Handler(Self::both_sides(link)?, [attach(entry)?, exit]))
+    }
+
+    fn both_sides(link: &Link) -> Result<[OwnedFd; 2]> {
         let program = load(&INSTRUCTIONS)?;
         let index = link.index()?;
         let attach = |kind| {
             link.namespace
                 .run(|| bpf::attach(&program, index, kind, 0).context("could not attach by tcx"))
         };
-        Ok(Self::Tcx([attach(TCX[0])?, attach(TCX[1])?]))
+        Ok([attach(TCX[0])?, attach(TCX[1])?])
     }
 
     /// By a queueing discipline.

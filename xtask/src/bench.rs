@@ -194,7 +194,7 @@ fn count(name: &str, agent: &Path, cost: &Path, setups: Option<&str>) -> Result<
     let contents = vec![Program::in_bin(agent)?, Program::in_bin(cost)?];
     let tcx = kernel.hooks.values().any(|mechanism| mechanism == "tcx");
     let setups = setups.unwrap_or(if tcx {
-        "none,tcx,clsact,tc,kprobe,fexit"
+        "none,tcx,clsact,empty_fexit,tc,kprobe,fexit"
     } else {
         "none,clsact,tc,kprobe,fexit"
     });

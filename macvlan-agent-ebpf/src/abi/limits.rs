@@ -35,6 +35,9 @@ pub const ADDRESSES: u32 = 32_768;
 /// PREEMPT_RT, where a second thread may enter before the first returns.
 pub const ENTRIES: u32 = 8;
 
+/// Bytes of one of them: a power of two, so that it is found by a shift.
+pub const ENTRY: u32 = 512;
+
 /// Reasons of the kernel's own (`enum skb_drop_reason`) have small numbers; those of subsystems begin at 65,536.
 pub const REASONS: u32 = 256;
 

@@ -5,6 +5,7 @@
 
 pub mod change;
 pub mod counts;
+pub mod direct;
 pub mod global;
 pub mod key;
 pub mod label;
@@ -12,6 +13,7 @@ pub mod limits;
 
 pub use change::{Change, Table};
 pub use counts::{Cell, Common, Counter, RECENT_RINGS, Rare, Recent};
+pub use direct::Direct;
 pub use global::{HANDLER_ATTACHED, Location, Locations, NO_FIELD, Offsets, Range, Settings, TABLES_CHANGED, Window};
 pub use key::{
     AddressKey, AddressOwner, Ask, AskKey, Attempted, Credit, CreditExchange, CreditRequest, DeviceEntry, NO_SLOT,

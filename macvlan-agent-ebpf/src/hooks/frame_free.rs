@@ -23,7 +23,8 @@ use macvlan_agent_ebpf::{
 use super::{handle_frame::is_handled, parent_egress};
 use crate::{
     count::{self, Tally},
-    maps::{DEVICES, LOCATIONS, REASONS, SAYS_REASON, SETTINGS, UNSENT_UNCOUNTED, WINDOWS},
+    direct,
+    maps::{DEVICES, LOCATIONS, REASONS, SAYS_REASON, UNSENT_UNCOUNTED, WINDOWS},
     skb::{self, Handled, Windows},
 };
 
@@ -52,10 +53,9 @@ fn cause(context: &RawTracePointContext) -> u32 {
 
 #[inline(always)]
 fn by_location(address: u64) -> u32 {
-    if SETTINGS
-        .get(0)
-        .is_some_and(|settings| settings.handler.contains(address))
-    {
+    // SAFETY: the settings are always there; each word is read whole.
+    let handler = unsafe { (&raw const (*direct::settings()).handler).read_volatile() };
+    if handler.contains(address) {
         return Cause::Handler as u32;
     }
     let Some(locations) = LOCATIONS.get(0) else {

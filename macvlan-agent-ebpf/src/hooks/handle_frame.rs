@@ -9,7 +9,7 @@
 
 use aya_ebpf::{
     EbpfContext,
-    helpers::generated::{bpf_get_func_arg, bpf_get_func_ret},
+    helpers::generated::bpf_get_func_arg,
     macros::{fentry, fexit, kprobe, kretprobe},
     programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext},
 };
@@ -23,13 +23,15 @@ use macvlan_agent_ebpf::{
 
 use crate::{
     count::{self, Amount, Tally},
+    direct,
     entry::{self, ENTERED, Entry},
 };
 
 /// Whether the handler is at work on this frame now.
 #[inline(always)]
 pub(crate) fn is_handled(skb: u64) -> bool {
-    entry::of(entry::thread()).is_some_and(|entry| entry.stage == ENTERED && entry.skb == skb)
+    let (_, entry) = entry::mine();
+    entry.stage == ENTERED && entry.skb == skb
 }
 
 /// The cell of the parent's totals, or their credit while user space does not know the parent.
@@ -68,10 +70,12 @@ fn begun(context: &impl EbpfContext, holder: u64) {
 
 #[inline(always)]
 fn enter(context: &impl EbpfContext, holder: *const u64) -> Option<()> {
-    // SAFETY: the helper checks the address itself.
-    let skb = unsafe { aya_ebpf::helpers::bpf_probe_read_kernel(holder) }.ok()?;
-    let thread = entry::thread();
-    let entry = entry::of(thread)?;
+    let skb = match direct::word_at(holder as u64) {
+        Some(skb) => skb,
+        // SAFETY: the helper checks the address itself.
+        None => unsafe { aya_ebpf::helpers::bpf_probe_read_kernel(holder) }.ok()?,
+    };
+    let (thread, entry) = entry::mine();
     let stage = entry.stage;
     entry.stage = entry::NONE;
     if stage == ENTERED {
@@ -80,7 +84,9 @@ fn enter(context: &impl EbpfContext, holder: *const u64) -> Option<()> {
     if stage != entry::READ || entry.skb != skb {
         entry.read(skb)?;
     }
-    entry.thread = thread;
+    if let Some(thread) = thread {
+        entry.thread = thread;
+    }
     entry.stage = ENTERED;
     Some(())
 }
@@ -89,7 +95,7 @@ fn enter(context: &impl EbpfContext, holder: *const u64) -> Option<()> {
 #[inline(always)]
 fn missed(context: &impl EbpfContext, entry: &Entry) {
     if entry.flow != 0 {
-        if let Some(rest) = count::rest_at(entry.total as u32) {
+        if let Some(rest) = count::cells().rest(entry.total as u32) {
             rest.add_at(Counter::HandledFrames, Verdict::Unknown.index(), 1);
         }
     } else if let Some(tally) = totals(entry.parent.slot, entry.frame.parent) {
@@ -131,34 +137,33 @@ pub(crate) fn handle_frame_return(context: RetProbeContext) -> u32 {
 /// The same as [`handle_frame_return`] where the function's types are known.
 #[fexit(function = "macvlan_handle_frame")]
 pub(crate) fn handle_frame_exit(context: FExitContext) -> i32 {
-    let mut returned = u64::MAX;
-    // SAFETY: the helper writes 8 bytes to where it is told, or fails.
-    unsafe { bpf_get_func_ret(context.as_ptr(), &raw mut returned) };
+    // SAFETY: the context is the function's one argument and, behind it, what it returned, a word each.
+    let returned = unsafe { context.as_ptr().cast::<u64>().add(1).read() };
     let _ = leave(returned);
     0
 }
 
 #[inline(always)]
 fn leave(returned: u64) -> Option<()> {
-    let thread = entry::thread();
-    let entry = entry::of(thread)?;
-    if entry.stage != ENTERED || entry.thread != thread {
+    let (thread, entry) = entry::mine();
+    if entry.stage != ENTERED || thread.is_some_and(|thread| entry.thread != thread) {
         count::lost(Lost::Entries, 1);
         return None;
     }
     entry.stage = entry::NONE;
     let verdict = verdict_of(returned);
     if entry.flow != 0 {
-        if let Some(rest) = count::rest_at(entry.total as u32) {
+        let cells = count::cells();
+        if let Some(rest) = cells.rest(entry.total as u32) {
             rest.add_at(Counter::HandledFrames, verdict.index(), 1);
         }
         match verdict {
             Verdict::Delivered if entry.cells.owner != flow::NOTHING => {
-                return delivered_of(entry.cells, entry.frame.kernel_bytes);
+                return delivered_of(cells, entry.cells, entry.frame.kernel_bytes);
             }
             // The parent's own.
             Verdict::Passed if entry.cells.owner == flow::NOTHING => return None,
-            _ => entry.unfold()?,
+            _ => entry.unfold(),
         }
     } else {
         if let Some(tally) = totals(entry.parent.slot, entry.frame.parent) {
@@ -201,15 +206,15 @@ fn passed(entry: &Entry) -> Option<()> {
 
 /// A frame of a flow.
 #[inline(always)]
-fn delivered_of(cells: Cells, bytes: u64) -> Option<()> {
+fn delivered_of(all: count::Cells, cells: Cells, bytes: u64) -> Option<()> {
     let amount = Amount { frames: 1, bytes };
-    let few = count::few_at(cells.owner)?;
+    let few = all.few(cells.owner)?;
     if cells.sibling == flow::NOTHING {
         few.delivered(false, amount);
         return Some(());
     }
     few.delivered(true, amount);
-    count::few_at(cells.sibling)?.pair(Counter::TransmittedSiblingFrames, amount);
+    all.few(cells.sibling)?.pair(Counter::TransmittedSiblingFrames, amount);
     Some(())
 }
 

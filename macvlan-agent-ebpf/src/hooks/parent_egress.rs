@@ -5,7 +5,7 @@
 use aya_ebpf::{EbpfContext as _, bindings::__sk_buff, macros::classifier, programs::TcContext};
 use macvlan_agent_ebpf::{
     abi::{AddressKey, AddressOwner, AskKind, Counter, Direction, NO_SLOT, ParentKey, SlotEntry, key::PARENT_PASSTHRU},
-    flow::{self, Cells, Flow, Likeness},
+    flow::{self, Cells, Flow, Kind, Likeness},
     frame::{Header, Says},
     front::{Parent, Whose},
     verdict::bridged,
@@ -15,7 +15,7 @@ use super::parent_ingress::NEXT;
 use crate::{
     count::{self, Tally},
     maps::ADDRESSES,
-    skb::{Frame, Plain},
+    skb::{self, Frame},
 };
 
 #[classifier]
@@ -36,27 +36,46 @@ fn any(skb: *mut __sk_buff) {
 }
 
 /// What nearly all frames are: one frame, unicast, to the world outside, and what goes wrong most often, to the parent.
-/// None for all else: nothing was done with it.
+/// None for all else, and for the first one of a flow: nothing was done with it.
 #[inline(always)]
 fn common(context: &TcContext) -> Option<()> {
     let cpu = count::cpu();
-    let frame = Plain::of(context, flow::at_egress(count::state()))?;
-    let (_, flow) = count::flow(&frame.likeness, cpu)?;
-    if flow.of != frame.likeness {
-        flow.of = frame.likeness;
-        learn(flow, cpu);
+    let (first, last) = skb::plain(context)?;
+    let flow = count::flow(first, last, cpu);
+    if flow.is_of(first, last) && flow.of.parent == skb::sent_by(context) {
+        let kind = flow.kind(count::state());
+        if kind.is(flow::EGRESS) {
+            let few = count::cells().few(flow.cells.owner)?;
+            few.pair(Counter::TransmittedExternalFrames, skb::amount(context));
+            return Some(());
+        }
+        if kind.is_known() && kind.has(flow::EGRESS) {
+            return special(context, flow, kind);
+        }
+    }
+    learn(context.as_ptr().cast(), cpu);
+    None
+}
+
+/// What is a little more than to count on its owner.
+#[inline(always)]
+fn special(context: &TcContext, flow: &Flow, kind: Kind) -> Option<()> {
+    if kind.has(flow::LOOKALIKE) && skb::is_loopback(context) {
+        return None;
     }
     let owner = flow.cells.owner;
-    let Some(few) = count::few_at(owner) else {
+    if kind.has(flow::UNCOUNTED) {
         return (owner != flow::EACH).then_some(());
-    };
-    few.pair(Counter::TransmittedExternalFrames, frame.amount());
-    if flow.is_attempt != 0 {
+    }
+    let cells = count::cells();
+    let few = cells.few(owner)?;
+    few.pair(Counter::TransmittedExternalFrames, skb::amount(context));
+    if kind.has(flow::ATTEMPT) {
         let (direction, now) = (Direction::ChildToParent, count::now());
         count::attempted(flow.source.whose().slot(), direction);
-        few.has_rest();
+        few.marks_rest();
         for place in [owner, flow.total] {
-            if let Some(rest) = count::rest_at(place) {
+            if let Some(rest) = cells.rest(place) {
                 rest.attempt(direction, AskKind::Unicast, 1, now);
             }
         }
@@ -64,16 +83,25 @@ fn common(context: &TcContext) -> Option<()> {
     Some(())
 }
 
-/// Finds out what frames are.
+/// Finds out what frames are that are like this one.
 #[inline(never)]
-fn learn(flow: &mut Flow, cpu: u32) {
-    let of = flow.of;
-    *flow = found(&of, cpu).unwrap_or(Flow::of_each(of));
+fn learn(skb: *mut __sk_buff, cpu: u64) {
+    let context = &TcContext::new(skb);
+    let Some((first, last)) = skb::plain(context) else {
+        return;
+    };
+    let of = Likeness {
+        first,
+        last,
+        parent: skb::sent_by(context),
+        state: count::state(),
+    };
+    count::learnt(cpu, found(&of).unwrap_or(Flow::of_each(of)).of_kind(flow::EGRESS));
 }
 
 /// None where they are to be looked at one by one.
 #[inline(always)]
-fn found(of: &Likeness, cpu: u32) -> Option<Flow> {
+fn found(of: &Likeness) -> Option<Flow> {
     let header = of.header();
     let place = count::parent_place(of.parent())?;
     let parent = Parent::of_place(place);
@@ -93,19 +121,28 @@ fn found(of: &Likeness, cpu: u32) -> Option<Flow> {
     if destination.is_known() && !is_attempt || !from_parent && !source.is_known() {
         return None;
     }
-    Some(Flow {
-        of: *of,
-        cells: Cells {
-            owner: count::place_or_nothing(source, cpu),
-            sibling: flow::NOTHING,
-        },
-        total: count::place_of(parent.slot, cpu),
-        source: source.packed(),
-        destination: destination.packed(),
-        is_ipv6: u16::from(header.is_ipv6()),
-        is_attempt: u16::from(is_attempt),
-        parent: place,
-    })
+    let cpu = count::cpu();
+    Some(
+        Flow {
+            of: *of,
+            cells: Cells {
+                owner: count::place_or_nothing(source, cpu),
+                sibling: flow::NOTHING,
+            },
+            total: count::place_of(parent.slot, cpu),
+            source: source.packed(),
+            destination: destination.packed(),
+            place: 0,
+            parent: place,
+        }
+        .of_kind(if is_attempt {
+            flow::ATTEMPT
+        } else if from_parent {
+            flow::UNCOUNTED
+        } else {
+            0
+        }),
+    )
 }
 
 #[inline(always)]

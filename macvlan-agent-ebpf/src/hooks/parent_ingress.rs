@@ -3,6 +3,8 @@
 //!
 //! `__netif_receive_skb_core` (`net/core/dev.c`, 5.10 to 7.1) runs it before the rx handler.
 
+use core::hint::black_box;
+
 use aya_ebpf::{EbpfContext as _, bindings::__sk_buff, macros::classifier, programs::TcContext};
 use macvlan_agent_ebpf::{
     abi::{Counter, Direction, HANDLER_ATTACHED, Mode, SlotEntry, key::PARENT_PASSTHRU, label::Reflection},
@@ -13,9 +15,9 @@ use macvlan_agent_ebpf::{
 };
 
 use crate::{
-    count::{self, Tally},
+    count::{self, Amount, Tally},
     entry,
-    skb::{self, Frame, Plain},
+    skb::{self, Frame},
 };
 
 /// `TCX_NEXT`, `TC_ACT_UNSPEC`: whoever comes next decides.
@@ -23,58 +25,88 @@ pub(crate) const NEXT: i32 = -1;
 
 #[classifier]
 pub(crate) fn parent_ingress(context: TcContext) -> i32 {
-    let state = count::state();
-    if common(&context, state).is_none() {
-        any(context.as_ptr().cast(), state & HANDLER_ATTACHED);
+    if common(&context).is_none() {
+        any(context.as_ptr().cast(), count::state() & HANDLER_ATTACHED);
     }
     NEXT
 }
 
 /// What nearly all frames are: one frame, unicast, not about addresses, from outside or looped inside, for the parent or
-/// for a sub-interface that is up. None for all else: nothing was done with it.
+/// for a sub-interface that is up. None for all else, and for the first one of a flow: nothing was done with it.
 #[inline(always)]
-fn common(context: &TcContext, state: u64) -> Option<()> {
+fn common(context: &TcContext) -> Option<()> {
     let cpu = count::cpu();
-    let frame = Plain::of(context, state)?;
-    let (place, flow) = count::flow(&frame.likeness, cpu)?;
-    if flow.of != frame.likeness {
-        flow.of = frame.likeness;
-        learn(flow, cpu);
-    }
-    if flow.is_ipv6 != 0 && skb::may_be_icmpv6(context) {
+    let (first, last) = skb::plain(context)?;
+    let flow = count::flow(first, last, cpu);
+    if !flow.is_of(first, last) || flow.of.parent != skb::received_by(context) {
+        learn(context.as_ptr().cast(), cpu);
         return None;
     }
-    let Cells { owner, sibling } = flow.cells;
-    if state & HANDLER_ATTACHED != 0 {
-        if owner == flow::EACH {
+    let kind = flow.kind(count::state());
+    if !kind.is(0) {
+        // Else the compiler asks for both kinds at once, before this.
+        let kind = black_box(kind);
+        if kind.is(flow::HANDED) {
+            hand_over_flow(context, cpu, flow);
+            return Some(());
+        }
+        if !kind.is_known() || kind.has(flow::EGRESS) {
+            learn(context.as_ptr().cast(), cpu);
             return None;
         }
-        hand_over_flow(context, &frame, place, flow);
-        return Some(());
+        if kind.has(flow::LOOKALIKE) && skb::is_loopback(context) || kind.has(flow::IPV6) && skb::may_be_icmpv6(context)
+        {
+            return None;
+        }
+        if kind.has(flow::HANDED) {
+            hand_over_flow(context, cpu, flow);
+            return Some(());
+        }
+        if kind.has(flow::UNCOUNTED) {
+            return (flow.cells.owner != flow::EACH).then_some(());
+        }
+        if kind.has(flow::SIBLING) {
+            looped(flow.cells, skb::amount(context));
+            return Some(());
+        }
     }
-    let Some(few) = count::few_at(owner) else {
-        return (owner != flow::EACH).then_some(());
-    };
     // What nobody saw being delivered is inferred: it is for a sub-interface that is up.
-    if sibling == flow::NOTHING {
-        few.delivered(false, frame.amount());
-        return Some(());
-    }
-    few.delivered(true, frame.amount());
-    count::few_at(sibling)?.pair(Counter::TransmittedSiblingFrames, frame.amount());
+    count::cells()
+        .few(flow.cells.owner)?
+        .delivered(false, skb::amount(context));
     Some(())
 }
 
-/// Finds out what frames are.
+/// From a sibling.
+#[inline(always)]
+fn looped(cells: Cells, amount: Amount) {
+    if let Some(few) = count::cells().few(cells.owner) {
+        few.delivered(true, amount);
+    }
+    if let Some(few) = count::cells().few(cells.sibling) {
+        few.pair(Counter::TransmittedSiblingFrames, amount);
+    }
+}
+
+/// Finds out what frames are that are like this one.
 #[inline(never)]
-fn learn(flow: &mut Flow, cpu: u32) {
-    let of = flow.of;
-    *flow = found(&of, cpu).unwrap_or(Flow::of_each(of));
+fn learn(skb: *mut __sk_buff, cpu: u64) {
+    let context = &TcContext::new(skb);
+    let Some((first, last)) = skb::plain(context) else {
+        return;
+    };
+    let of = Likeness {
+        first,
+        last,
+        parent: skb::received_by(context),
+        state: count::state(),
+    };
+    count::learnt(cpu, found(&of).unwrap_or(Flow::of_each(of)));
 }
 
 /// None where they are to be looked at one by one.
 #[inline(always)]
-fn found(of: &Likeness, cpu: u32) -> Option<Flow> {
+fn found(of: &Likeness) -> Option<Flow> {
     let header = of.header();
     if header.is_multicast() || header.is_arp() {
         return None;
@@ -96,19 +128,32 @@ fn found(of: &Likeness, cpu: u32) -> Option<Flow> {
     } else if header.destination != parent.mac {
         return None;
     }
-    Some(Flow {
-        of: *of,
-        cells: Cells {
-            owner: count::place_or_nothing(destination, cpu),
-            sibling: count::place_or_nothing(source, cpu),
-        },
-        total: count::place_of(parent.slot, cpu),
-        source: source.packed(),
-        destination: destination.packed(),
-        is_ipv6: u16::from(header.is_ipv6()),
-        is_attempt: 0,
-        parent: place,
-    })
+    let cpu = count::cpu();
+    let cells = Cells {
+        owner: count::place_or_nothing(destination, cpu),
+        sibling: count::place_or_nothing(source, cpu),
+    };
+    let what = if of.state & HANDLER_ATTACHED != 0 {
+        flow::HANDED
+    } else if !destination.is_known() {
+        flow::UNCOUNTED
+    } else if source.is_known() {
+        flow::SIBLING
+    } else {
+        0
+    };
+    Some(
+        Flow {
+            of: *of,
+            cells,
+            total: count::place_of(parent.slot, cpu),
+            source: source.packed(),
+            destination: destination.packed(),
+            place: 0,
+            parent: place,
+        }
+        .of_kind(what),
+    )
 }
 
 /// Any frame at all. It is a function of its own, so that the kernel's verifier follows it once, however it comes there.
@@ -125,30 +170,26 @@ fn any(skb: *mut __sk_buff, handled: u64) {
 /// What is left of a frame that never reached the handler is not the next one's.
 #[inline(always)]
 fn forget() {
-    if let Some(entry) = entry::of(entry::thread())
-        && entry.stage == entry::READ
-    {
+    let (_, entry) = entry::mine();
+    if entry.stage == entry::READ {
         entry.stage = entry::NONE;
     }
 }
 
 /// Hands a frame of a flow to [`super::handle_frame`].
 #[inline(always)]
-fn hand_over_flow(context: &TcContext, frame: &Plain, place: u32, flow: &Flow) {
+fn hand_over_flow(context: &TcContext, cpu: u64, flow: &Flow) {
     // A frame whose return was missed is left to the next entry. Where there are flows no thread interrupts another.
-    if let Some(entry) = entry::of(0)
-        && entry.stage != entry::ENTERED
-    {
-        entry.take(skb::address(context), place, flow, frame.bytes);
+    let entry = entry::only(cpu);
+    if entry.stage != entry::ENTERED {
+        entry.take(skb::address(context), flow, skb::amount(context).bytes);
     }
 }
 
 /// Hands any frame to it.
 #[inline(always)]
 fn hand_over(context: &TcContext, frame: &Frame, parent: Parent, source: Whose, destination: Whose) {
-    let Some(entry) = entry::of(entry::thread()) else {
-        return;
-    };
+    let (_, entry) = entry::mine();
     // A frame whose return was missed is left to the next entry.
     if entry.stage == entry::ENTERED {
         return;

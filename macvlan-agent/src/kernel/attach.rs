@@ -19,7 +19,7 @@ use macvlan_agent_ebpf::abi::label::Lost;
 use super::{
     clsact,
     hooks::{HandlerWish, Hook, Mechanism, NotAttached, Outcome, Reason},
-    load::{Kernel, LoadError, OBJECT, chain, classifier, is_denied, os_error},
+    load::{Kernel, LoadError, chain, classifier, is_denied, os_error},
     tracing_link::{self, Side, Target, TracingError, TracingLink},
 };
 
@@ -99,8 +99,10 @@ impl Kernel {
             Some(id) => Target::of_kernel(id),
             None => Target::find(HANDLER, "macvlan").map_err(|error| typed_refused(&error))?,
         };
+        let object = self.direct.object();
         let attach = |program, side| {
-            tracing_link::attach(OBJECT, &self.maps, program, side, &target).map_err(|error| typed_refused(&error))
+            tracing_link::attach(object.bytes(), &self.maps, program, side, &target)
+                .map_err(|error| typed_refused(&error))
         };
         let returned = attach("handle_frame_exit", Side::Exit)?;
         let entry = attach("handle_frame_entry", Side::Entry)?;

@@ -116,6 +116,12 @@ impl Btf {
         (0..count).map(value).collect()
     }
 
+    /// The number of a structure.
+    pub fn structure_number(&self, name: &str) -> Result<u32, BtfError> {
+        let id = self.structure(name)?;
+        u32::try_from(id).map_err(|_| BtfError::Damaged { at: 0 })
+    }
+
     /// The number of a function, where it is described here.
     pub fn function(&self, name: &str) -> Result<Option<u32>, BtfError> {
         Ok(self.find(KIND_FUNCTION, name)?.and_then(|id| u32::try_from(id).ok()))

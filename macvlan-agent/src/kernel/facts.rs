@@ -22,8 +22,29 @@ pub struct Facts {
     pub drop_reasons: DropReasons,
     /// The number of macvlan's handler among the kernel's own functions, where macvlan is built in.
     pub built_in_handler: Option<u32>,
+    /// How programs may read the kernel's memory themselves.
+    pub cast: Option<Cast>,
     /// Whether no counter shows what a device without carrier throws away: `noop_enqueue` counts since 6.11.
     pub unsent_is_uncounted: bool,
+}
+
+/// What programs call to read the kernel's memory themselves, by the kernel's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cast {
+    /// The function `bpf_rdonly_cast` (6.2 and newer).
+    pub function: u32,
+    /// A structure that begins with a whole word, `timespec64`.
+    pub structure: u32,
+}
+
+impl Cast {
+    fn find(btf: &Btf) -> Option<Self> {
+        let begins = btf.bits("timespec64", &["tv_sec"]).ok()? == 0;
+        begins.then_some(Self {
+            function: btf.function("bpf_rdonly_cast").ok()??,
+            structure: btf.structure_number("timespec64").ok()?,
+        })
+    }
 }
 
 impl Facts {
@@ -40,16 +61,22 @@ impl Facts {
             Err(missing) => Err(missing.clone()),
         };
         let known = types.as_ref().ok();
-        let number = |btf: &Btf| btf.function(HANDLER).ok()?;
+        // What is called or attached to by its number is asked of nobody but the kernel.
+        let own = if path == Path::new(btf::VMLINUX) {
+            None
+        } else {
+            Btf::read(Path::new(btf::VMLINUX)).ok()
+        };
+        let kernel = if path == Path::new(btf::VMLINUX) {
+            known
+        } else {
+            own.as_ref()
+        };
         Self {
             offsets,
             drop_reasons: known.and_then(|btf| DropReasons::resolve(btf).ok()).unwrap_or_default(),
-            // A program is attached by this number: it is asked of nobody else.
-            built_in_handler: if path == Path::new(btf::VMLINUX) {
-                known.and_then(number)
-            } else {
-                Btf::read(Path::new(btf::VMLINUX)).ok().as_ref().and_then(number)
-            },
+            built_in_handler: kernel.and_then(|btf| btf.function(HANDLER).ok()?),
+            cast: kernel.and_then(Cast::find),
             unsent_is_uncounted: KernelVersion::current().is_ok_and(|version| version < KernelVersion::new(6, 11, 0)),
         }
     }

@@ -20,7 +20,8 @@ use aya::{
     programs::{Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
 };
 use macvlan_agent_ebpf::abi::{
-    Cell, Change, Credit, CreditExchange, CreditRequest, Locations, Range, SubInterfaceKey, change, label::Lost, limits,
+    Cell, Change, Credit, CreditExchange, CreditRequest, Direct, Locations, Range, SubInterfaceKey, change,
+    label::Lost, limits,
 };
 use nix::{
     sched::{CloneFlags, unshare},
@@ -31,6 +32,7 @@ use nix::{
 use super::{
     attach::HANDLER,
     counts::Counts,
+    direct::DirectMaps,
     drop_reason::Symbols,
     facts::Facts,
     hooks::{Hook, NotAttached, Reason},
@@ -60,8 +62,6 @@ const SHARED: &[&str] = &[
     "COMMON",
     "CREDITS",
     "DEVICES",
-    "ENTRIES",
-    "FLOWS",
     "FRONT",
     "LAST_WARNING",
     "LOCATIONS",
@@ -70,7 +70,6 @@ const SHARED: &[&str] = &[
     "PARENT_FRONT",
     "RARE",
     "REASONS",
-    "SETTINGS",
     "SUB_INTERFACES",
     "WINDOWS",
 ];
@@ -106,6 +105,9 @@ pub enum LoadError {
     /// A map cannot be mapped into memory.
     #[error("cannot map the counts into memory")]
     Pages(#[source] io::Error),
+    /// A map cannot be made.
+    #[error("cannot make a map")]
+    Make(#[source] io::Error),
     /// The object has no such part: it was built from other sources.
     #[error("the eBPF object has no {0}: build it anew with `cargo xtask ebpf`")]
     Missing(&'static str),
@@ -136,6 +138,7 @@ pub struct Kernel {
     handler: Option<Range>,
     /// The maps by their names, for programs that aya does not load.
     pub(super) maps: Vec<(String, OwnedFd)>,
+    pub(super) direct: DirectMaps,
     cpus: u32,
     room: Room,
     counts: Arc<Counts>,
@@ -158,14 +161,21 @@ impl Kernel {
         let shared = private_file_system()
             .inspect_err(|error| tracing::info!(%error, "parents in other namespaces cannot be observed"))
             .ok();
-        let mut core = instance(own_netns, (cpus, room), Some(&facts), shared.as_ref())?;
+        let direct = DirectMaps::make(room, cpus, is_realtime(), facts.cast).map_err(|error| {
+            if is_denied(&error) {
+                LoadError::NotPermitted
+            } else {
+                LoadError::Make(error)
+            }
+        })?;
+        let mut core = instance(own_netns, (cpus, room), &direct, Some(&facts), shared.as_ref())?;
         let [ingress, egress] = TC.map(Hook::name);
         load_programs(
             &mut core,
             &[ingress, egress, TABLES, CREDITS],
             frame_free && facts.offsets.is_ok(),
         )?;
-        let counts = counts(&core, cpus, room)?;
+        let counts = counts(&core, &direct, cpus, room)?;
         let maps = map_descriptors(&core)?;
         let symbols = symbols.join().unwrap_or_else(|panic| resume_unwind(panic));
         let symbols = symbols.unwrap_or_else(|error| {
@@ -181,6 +191,7 @@ impl Kernel {
             facts,
             handler: symbols.range(HANDLER),
             maps,
+            direct,
             cpus,
             room,
             counts: Arc::new(counts),
@@ -310,7 +321,7 @@ impl Kernel {
         }
         if !self.others.contains_key(&netns) {
             let shared = self.shared.as_ref().ok_or(LoadError::NotPermitted)?;
-            let mut fresh = instance(netns, (self.cpus, self.room), None, Some(shared))?;
+            let mut fresh = instance(netns, (self.cpus, self.room), &self.direct, None, Some(shared))?;
             let [ingress, egress] = TC.map(Hook::name);
             load_programs(&mut fresh, &[ingress, egress], false)?;
             self.others.insert(netns, fresh);
@@ -354,25 +365,31 @@ fn private_file_system() -> io::Result<OwnedFd> {
 fn instance(
     netns: u32,
     (cpus, room): (u32, Room),
+    direct: &DirectMaps,
     facts: Option<&Facts>,
     shared: Option<&OwnedFd>,
 ) -> Result<Ebpf, LoadError> {
-    let realtime = u32::from(fs::read_to_string("/sys/kernel/realtime").is_ok_and(|text| text.trim() == "1"));
+    let (realtime, cast_to) = (u32::from(is_realtime()), direct.cast_to());
     let lost = u32::try_from(Lost::ALL.len()).unwrap_or(u32::MAX);
     let says_reason = u32::from(facts.is_some_and(|facts| facts.drop_reasons.says_reason));
     let unsent = u32::from(facts.is_some_and(|facts| facts.unsent_is_uncounted));
-    let flows = if realtime == 0 { room.flows() } else { 0 };
+    let netns_above = u64::from(netns) << u32::BITS;
     let mut loader = loader();
     loader
         .btf(None)
+        .override_global("NETNS_ABOVE", &netns_above, true)
         .override_global("NETNS", &netns, true)
         .override_global("CPUS", &cpus, true)
-        .override_global("FLOWS_OF_CPU", &flows, true)
+        .override_global("FLOW_STRIDE", &direct.flow_stride, true)
+        .override_global("LAST_FLOW", &direct.last_flow, true)
+        .override_global("LAST_ENTRY", &direct.last_entry, true)
+        .override_global("DIRECT_CELLS", &direct.cells, true)
+        .override_global("CAST_TO", &cast_to, true)
         .override_global("REALTIME", &realtime, true)
         .override_global("SAYS_REASON", &says_reason, true)
         .override_global("UNSENT_UNCOUNTED", &unsent, true)
         .map_max_entries("LOST", lost * cpus);
-    for (map, entries) in room.entries(cpus) {
+    for (map, entries) in room.entries(cpus, direct.cells != 0) {
         loader.map_max_entries(map, entries);
     }
     if let Some(Ok(offsets)) = facts.map(|facts| &facts.offsets) {
@@ -386,13 +403,18 @@ fn instance(
             );
         }
     }
-    loader.load(OBJECT).map_err(|error| {
+    loader.load(direct.object().bytes()).map_err(|error| {
         if is_denied(&error) {
             LoadError::NotPermitted
         } else {
             LoadError::Object(Box::new(error))
         }
     })
+}
+
+/// Whether softirqs can be preempted.
+fn is_realtime() -> bool {
+    fs::read_to_string("/sys/kernel/realtime").is_ok_and(|text| text.trim() == "1")
 }
 
 /// A loader. Aya's reads the kernel's types whenever one is made, used or not, which takes tens of milliseconds and some
@@ -458,15 +480,18 @@ pub(super) fn classifier<'a>(instance: &'a mut Ebpf, name: &'static str) -> Resu
         .ok_or(LoadError::Missing(name))
 }
 
-fn counts(core: &Ebpf, cpus: u32, room: Room) -> Result<Counts, LoadError> {
-    let data = |name: &'static str| match core.map(name) {
-        Some(Map::Array(data)) => Ok(data),
+fn counts(core: &Ebpf, direct: &DirectMaps, cpus: u32, room: Room) -> Result<Counts, LoadError> {
+    let map = |name: &'static str| match core.map(name) {
+        Some(Map::Array(data)) => Ok(data.fd().as_fd()),
         _ => Err(LoadError::Missing(name)),
     };
-    let fd = |data: &'_ MapData| data.fd().as_fd().try_clone_to_owned().map_err(LoadError::Pages);
-    let cells = (fd(data("COMMON")?)?, fd(data("RARE")?)?);
-    let (lost, settings) = (fd(data("LOST")?)?, fd(data("SETTINGS")?)?);
-    Counts::map(cells, lost, settings, room.slots() as usize, cpus as usize).map_err(LoadError::Pages)
+    let cells = if direct.cells == 0 {
+        (map("COMMON")?, map("RARE")?)
+    } else {
+        (direct.map(Direct::Common), direct.map(Direct::Rare))
+    };
+    let settings = direct.map(Direct::Settings);
+    Counts::map(cells, map("LOST")?, settings, room.slots() as usize, cpus as usize).map_err(LoadError::Pages)
 }
 
 /// Tells `frame_free` what reasons and places mean in this kernel.

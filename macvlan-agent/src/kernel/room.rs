@@ -44,12 +44,12 @@ impl Room {
         (2 * self.0).next_power_of_two()
     }
 
-    /// The entries of every map that this is about.
-    pub(super) fn entries(self, cpus: u32) -> [(&'static str, u32); 8] {
+    /// The entries of every map that this is about; `direct` says that cells are found without a lookup.
+    pub(super) fn entries(self, cpus: u32, direct: bool) -> [(&'static str, u32); 7] {
+        let cells = if direct { 1 } else { self.slots() * cpus };
         [
-            ("COMMON", self.slots() * cpus),
-            ("RARE", self.slots() * cpus),
-            ("FLOWS", self.flows() * cpus),
+            ("COMMON", cells),
+            ("RARE", cells),
             ("ATTEMPTED", self.slots()),
             ("SUB_INTERFACES", self.sub_interfaces()),
             ("DEVICES", self.sub_interfaces()),
@@ -65,9 +65,10 @@ mod tests {
 
     #[test]
     fn without_a_configuration_tables_are_as_the_object_says() {
-        let entries = Room::default().entries(2);
+        let entries = Room::default().entries(2, false);
         assert_eq!(entries[0], ("COMMON", 2 * (limits::SUB_INTERFACES + limits::PARENTS)));
-        assert_eq!(entries[6], ("ADDRESSES", limits::ADDRESSES));
+        assert_eq!(Room::default().entries(2, true)[0], ("COMMON", 1));
+        assert_eq!(entries[5], ("ADDRESSES", limits::ADDRESSES));
     }
 
     #[test]

@@ -6,12 +6,15 @@
 
 use std::{
     fs, io,
-    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
 };
 
 use aya_obj::Object;
 
-use super::btf::{self, Btf, BtfError};
+use super::{
+    btf::{self, Btf, BtfError},
+    system_call::{call, descriptor},
+};
 
 /// Where a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +91,12 @@ impl Target {
     #[must_use]
     pub const fn of_kernel(id: u32) -> Self {
         Self { types: None, id }
+    }
+
+    /// Its number, and the types that it is a number among; none for the kernel's own.
+    #[must_use]
+    pub fn number(&self) -> (u32, Option<BorrowedFd<'_>>) {
+        (self.id, self.types.as_ref().map(OwnedFd::as_fd))
     }
 
     /// Finds a function in a module that is loaded.
@@ -226,24 +235,6 @@ struct BtfInfo {
     kernel: u32,
 }
 
-/// The system call, on a part of `union bpf_attr`.
-fn call<T>(command: i64, attributes: &mut T) -> io::Result<i64> {
-    // SAFETY: the attributes are a whole, initialised part of `union bpf_attr` of the size given; every address in them
-    // points to memory that its owner in the calling function keeps until the call is over.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>()) };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
-}
-
-fn descriptor(command: i64, attributes: &mut impl Sized) -> io::Result<OwnedFd> {
-    let number = RawFd::try_from(call(command, attributes)?).map_err(|_| io::ErrorKind::InvalidData)?;
-    // SAFETY: the kernel has just given this descriptor to us, and to nobody else.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
-}
-
 /// How often the kernel left a run of a program out because one was under way on the CPU; 0 before 5.12, which does not
 /// say it.
 pub fn missed_runs(program: BorrowedFd<'_>) -> io::Result<u64> {
@@ -275,6 +266,7 @@ fn load(
     target: &Target,
 ) -> Result<OwnedFd, TracingError> {
     let license = b"Dual MIT/GPL\0";
+    let (id, types) = target.number();
     let mut attributes = ProgramLoad {
         kind: bpf::PROG_TYPE_TRACING,
         instruction_count: count(instructions.len()),
@@ -284,11 +276,8 @@ fn load(
             Side::Entry => bpf::TRACE_FENTRY,
             Side::Exit => bpf::TRACE_FEXIT,
         },
-        attach_btf_id: target.id,
-        attach_btf_object: target
-            .types
-            .as_ref()
-            .map_or(0, |types| types.as_raw_fd().cast_unsigned()),
+        attach_btf_id: id,
+        attach_btf_object: types.map_or(0, |types| types.as_raw_fd().cast_unsigned()),
         ..ProgramLoad::default()
     };
     // The last byte stays zero.

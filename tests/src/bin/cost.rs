@@ -36,7 +36,11 @@ struct Options {
     #[arg(long, value_name = "PATH")]
     agent: PathBuf,
     /// Set-ups to measure, in this order
-    #[arg(long, value_delimiter = ',', default_value = "none,tcx,clsact,tc,kprobe,fexit")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "none,tcx,clsact,empty_fexit,tc,kprobe,fexit"
+    )]
     setups: Vec<Setup>,
 }
 
@@ -49,6 +53,9 @@ enum Setup {
     Tcx,
     /// The same by a queueing discipline.
     Clsact,
+    /// The same by tcx, and at entry and return of macvlan's handler.
+    #[value(name = "empty_fexit")]
+    EmptyFexit,
     /// The agent without `handle_frame`.
     Tc,
     /// The agent with kprobe and kretprobe.
@@ -63,6 +70,7 @@ impl Setup {
             Self::None => "none",
             Self::Tcx => "tcx",
             Self::Clsact => "clsact",
+            Self::EmptyFexit => "empty_fexit",
             Self::Tc => "tc",
             Self::Kprobe => "kprobe",
             Self::Fexit => "fexit",
@@ -202,6 +210,11 @@ impl Attached {
             Setup::Clsact => {
                 return Ok(Self::Empty {
                     _programs: Empty::clsact(&lab.parent)?,
+                });
+            }
+            Setup::EmptyFexit => {
+                return Ok(Self::Empty {
+                    _programs: Empty::handler(&lab.parent)?,
                 });
             }
             Setup::Tc => "off",

@@ -37,6 +37,7 @@ veth pair, the mode is bridge, there are two sub-interfaces.
 |---|---|
 | `none` | nothing: the other columns say what they add to this one |
 | `tcx`, `clsact` | a program on each side that does nothing, by either mechanism: less no TC program can cost |
+| `empty_fexit` | as `tcx`, and programs that do nothing at entry and return of macvlan's handler: less no exact count of what it returns can cost |
 | `tc` | the agent with `--hook.handle_frame=off` |
 | `kprobe` | the agent as it is by default where macvlan is a module |
 | `fexit` | the agent with `--hook.handle_frame=fexit` |
@@ -106,7 +107,7 @@ pub(super) struct Page {
 }
 
 /// The set-ups in the order of the columns.
-const SETUPS: [&str; 5] = ["tcx", "clsact", "tc", "kprobe", "fexit"];
+const SETUPS: [&str; 6] = ["tcx", "clsact", "empty_fexit", "tc", "kprobe", "fexit"];
 const PATHS: [&str; 6] = [
     "external",
     "transmitted",
@@ -147,7 +148,7 @@ pub(super) fn tables(name: &str, measured: &Measured) -> String {
     for setup in SETUPS {
         let _ = write!(text, " {setup} |");
     }
-    text.push_str("\n|---|---:|---:|---:|---:|---:|---:|\n");
+    text.push_str("\n|---|---:|---:|---:|---:|---:|---:|---:|\n");
     for path in PATHS {
         let none = measured.frames.get(path).and_then(|setups| setups.get("none"));
         let _ = write!(text, "| `{path}` | {} |", none.map_or("–".to_owned(), u64::to_string));
@@ -300,8 +301,8 @@ mod tests {
     #[test]
     fn a_cell_says_what_is_added_or_nothing() {
         let page = text(&record(2260), "");
-        assert!(page.contains("| `external` | 2000 | +180 | – | +260 | +2000 | +400 |"));
-        assert!(page.contains("| `sibling` | – | – | – | – | – | – |"));
+        assert!(page.contains("| `external` | 2000 | +180 | – | – | +260 | +2000 | +400 |"));
+        assert!(page.contains("| `sibling` | – | – | – | – | – | – | – |"));
         assert!(page.contains("| `parent_ingress` | 900 | 1500 |"));
     }
 
