@@ -240,9 +240,10 @@ impl Cells {
     /// What is common of the cell at a place.
     #[inline(always)]
     pub(crate) fn few(self, place: u32) -> Option<Few> {
-        let common = match direct::common(place, self.direct) {
-            None if self.direct == 0 => COMMON.get_ptr_mut(place),
-            direct => direct,
+        let common = if self.direct == 0 {
+            COMMON.get_ptr_mut(place)
+        } else {
+            direct::common(place, self.direct)
         };
         common.map(Few)
     }
@@ -250,9 +251,10 @@ impl Cells {
     /// The rest of it. Of a parent alone: of a sub-interface it must be said that there is any ([`Few::marks_rest`]).
     #[inline(always)]
     pub(crate) fn rest(self, place: u32) -> Option<Rest> {
-        let rare = match direct::rare(place, self.direct) {
-            None if self.direct == 0 => RARE.get_ptr_mut(place),
-            direct => direct,
+        let rare = if self.direct == 0 {
+            RARE.get_ptr_mut(place)
+        } else {
+            direct::rare(place, self.direct)
         };
         rare.map(Rest)
     }
