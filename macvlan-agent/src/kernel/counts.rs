@@ -6,14 +6,16 @@
 use std::{
     io,
     num::NonZeroUsize,
+    ops::Range,
     os::fd::AsFd,
     ptr::NonNull,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicU32, AtomicU64, Ordering, fence},
 };
 
 use macvlan_agent_ebpf::{
     abi::{
-        Cell, Common, Counter, HANDLER_ATTACHED, RECENT_RINGS, Range, Rare, Settings, TABLES_CHANGED,
+        Cell, Common, Counter, HANDLER_ATTACHED, RECENT_RINGS, Range as Addresses, Rare, Recent, Settings,
+        TABLES_CHANGED,
         counts::{COMMON, COUNTERS, HAS_RARE},
         label::Lost,
     },
@@ -71,6 +73,16 @@ impl<T> Mapped<T> {
         self.pointer(index).map(|pointer| unsafe { pointer.read_volatile() })
     }
 
+    /// An element as words, each of which is read whole.
+    fn words(&self, index: usize) -> &[AtomicU64] {
+        let Some(pointer) = self.pointer(index) else {
+            return &[];
+        };
+        // SAFETY: the element is inside the mapping, which lives as long as `self`, and aligned, since the array begins on a
+        // page and the types that are mapped here are whole words; what others write there meanwhile are whole words.
+        unsafe { std::slice::from_raw_parts(pointer.cast(), size_of::<T>() / size_of::<u64>()) }
+    }
+
     pub(super) fn write(&self, index: usize, value: T) {
         if let Some(pointer) = self.pointer(index) {
             // SAFETY: as for reading.
@@ -110,10 +122,43 @@ impl Rest {
         for (sum, value) in self.counters.iter_mut().zip(rare.counters) {
             *sum = sum.wrapping_add(value);
         }
+        self.add_pending(&rare.recent, now);
+    }
+
+    /// Adds one as it stands in memory.
+    fn add_words(&mut self, rare: &[AtomicU64], now: u32) {
+        let (counters, recent) = rare.split_at_checked(COUNTERS - COMMON).unwrap_or_default();
+        for (sum, value) in self.counters.iter_mut().zip(counters) {
+            *sum = sum.wrapping_add(value.load(Ordering::Relaxed));
+        }
+        // An attempt is made pending before it is counted: whoever has read that it is counted reads that it is pending.
+        fence(Ordering::Acquire);
+        self.add_pending(&recent_of(recent), now);
+    }
+
+    fn add_pending(&mut self, recent: &Recent<RECENT_RINGS>, now: u32) {
+        if !recent.seconds.iter().any(|second| pending::is_pending(*second, now)) {
+            return;
+        }
         for (ring, sum) in self.pending.iter_mut().enumerate() {
-            *sum += pending::pending(&rare.recent, ring, now);
+            *sum += pending::pending(recent, ring, now);
         }
     }
+}
+
+/// What stands there in words of two numbers each: the seconds, then the counts of each ring.
+fn recent_of(words: &[AtomicU64]) -> Recent<RECENT_RINGS> {
+    let mut recent = Recent::default();
+    let places = recent.seconds.iter_mut().chain(recent.counts.as_flattened_mut());
+    let numbers = words.iter().flat_map(|word| {
+        let bytes = word.load(Ordering::Relaxed).to_ne_bytes();
+        let (first, second) = bytes.split_at(size_of::<u32>());
+        [first, second].map(|half| u32::from_ne_bytes(half.try_into().unwrap_or_default()))
+    });
+    for (place, number) in places.zip(numbers) {
+        *place = number;
+    }
+    recent
 }
 
 impl Totals {
@@ -202,6 +247,8 @@ pub struct Counts {
     lost: Mapped<u64>,
     settings: Mapped<Settings>,
     cpus: usize,
+    /// A second of the clock that was the present one some time ago.
+    second: AtomicU32,
 }
 
 impl Counts {
@@ -219,55 +266,80 @@ impl Counts {
             lost: Mapped::of(lost, Lost::ALL.len() * cpus)?,
             settings: Mapped::of(settings, 1)?,
             cpus,
+            second: AtomicU32::new(monotonic_second()),
         })
     }
 
     /// The sum over all CPUs of the cells of a sub-interface's slot, and of `extra` ones.
     #[must_use]
     pub fn of_sub_interface(&self, slot: u32, extra: &[Cell]) -> Totals {
-        self.totals(slot, extra, |index| self.has_rare(index))
+        let (totals, marked) = self.common(slot);
+        self.with_rest(totals, slot, extra, marked)
     }
 
-    /// The same of a parent's.
+    /// The same of a parent's, which always has more than what is common.
     #[must_use]
     pub fn of_parent(&self, slot: u32, extra: &[Cell]) -> Totals {
-        self.totals(slot, extra, |_| true)
+        let (totals, _) = self.common(slot);
+        self.with_rest(totals, slot, extra, true)
     }
 
-    /// `has_rare` says of which cells there is more than what is common.
-    fn totals(&self, slot: u32, extra: &[Cell], has_rare: impl Fn(usize) -> bool) -> Totals {
+    /// Where a slot's cells are.
+    fn cells(&self, slot: u32) -> Range<usize> {
         let first = usize::try_from(slot).unwrap_or(usize::MAX).saturating_mul(self.cpus);
-        let cells = first..first.saturating_add(self.cpus);
-        let mut common = Totals::ZERO;
-        for cell in cells.clone().filter_map(|index| self.common.read(index)) {
-            common.add_common(&cell);
+        first..first.saturating_add(self.cpus)
+    }
+
+    /// What is common, and whether a cell says that there is more.
+    fn common(&self, slot: u32) -> (Totals, bool) {
+        let (mut totals, mut marks) = (Totals::ZERO, 0);
+        for cell in self.cells(slot) {
+            for (sum, word) in totals.common.iter_mut().zip(self.common.words(cell)) {
+                let value = word.load(Ordering::Relaxed);
+                marks |= value;
+                *sum = sum.wrapping_add(value & !HAS_RARE);
+            }
         }
-        if extra.is_empty() && !cells.clone().any(&has_rare) {
-            return common;
+        (totals, marks & HAS_RARE != 0)
+    }
+
+    /// The same with the rest, if there is any.
+    fn with_rest(&self, mut totals: Totals, slot: u32, extra: &[Cell], any: bool) -> Totals {
+        for cell in extra {
+            totals.add_common(&cell.common);
         }
+        if !any && extra.iter().all(|cell| cell.rare == Rare::EMPTY) {
+            return totals;
+        }
+        let rest = totals.rest();
+        let mut before = self.second.load(Ordering::Relaxed);
         loop {
-            let now = monotonic_second();
-            let mut totals = common.clone();
-            let rare = cells.clone().filter(|index| has_rare(*index));
-            for cell in rare.filter_map(|index| self.rare.read(index)) {
-                totals.rest().add(&cell, now);
+            if any {
+                for cell in self.cells(slot) {
+                    rest.add_words(self.rare.words(cell), before);
+                }
             }
             for cell in extra {
-                totals.add(cell, now);
+                rest.add(&cell.rare, before);
             }
-            // A column is emptied when its second comes round: only within one second is it sure to be whole.
-            if monotonic_second() == now {
+            // A column is emptied when its second comes round: only within one second is it sure to be whole. What was the
+            // second when the last slot had been read was it before this one.
+            fence(Ordering::Acquire);
+            let now = monotonic_second();
+            if now == before {
                 return totals;
             }
+            self.second.store(now, Ordering::Relaxed);
+            before = now;
+            *rest = Rest::ZERO;
         }
     }
 
     /// Some counters of a sub-interface's slot that are not common, over all CPUs.
     #[must_use]
     pub fn rare<const N: usize>(&self, slot: u32, counters: [Counter; N]) -> [u64; N] {
-        let first = usize::try_from(slot).unwrap_or(usize::MAX).saturating_mul(self.cpus);
         let mut sums = [0; N];
-        for index in (first..first.saturating_add(self.cpus)).filter(|index| self.has_rare(*index)) {
+        for index in self.cells(slot).filter(|index| self.has_rare(*index)) {
             for (sum, counter) in sums.iter_mut().zip(counters) {
                 *sum += self.rare_at(index, counter).unwrap_or(0);
             }
@@ -292,8 +364,7 @@ impl Counts {
 
     /// Empties a slot that no program writes any more.
     pub fn clear(&self, slot: u32) {
-        let first = usize::try_from(slot).unwrap_or(usize::MAX).saturating_mul(self.cpus);
-        for index in first..first.saturating_add(self.cpus) {
+        for index in self.cells(slot) {
             self.common.write(index, Common::EMPTY);
             self.rare.write(index, Rare::EMPTY);
         }
@@ -342,7 +413,7 @@ impl Counts {
     }
 
     /// Tells `frame_free` where macvlan's handler is.
-    pub fn set_handler_range(&self, range: Range) {
+    pub fn set_handler_range(&self, range: Addresses) {
         if let Some(settings) = self.settings.pointer(0) {
             // SAFETY: the field is inside the mapping; the programs read each of its words whole.
             unsafe { (&raw mut (*settings).handler).write_volatile(range) };

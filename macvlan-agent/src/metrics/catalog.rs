@@ -7,7 +7,7 @@ use macvlan_agent_ebpf::abi::{
 };
 
 use crate::{
-    kernel::{directory::Sample, hooks::Hook},
+    kernel::{directory::Sample as Counts, hooks::Hook},
     kernel_counters::KernelCounts,
     owners::Owner,
     snapshot::{Snapshot, SubInterfaceSample},
@@ -34,20 +34,20 @@ impl Type {
     }
 }
 
-/// The label values of a sample, in the order of the metric's labels. Those of a sub-interface begin with what names it
-/// ([`identity`]), which is said by its place in the snapshot.
+/// Samples: their label values, in the order of the metric's labels, and their values. Those of a sub-interface begin with
+/// what names it ([`identity`]), which is said by its place in the snapshot.
 #[derive(Clone, Copy, Debug)]
-pub enum Values<'a> {
-    /// Of no sub-interface.
-    Of(&'a [&'a str]),
-    /// Of a sub-interface, with words of ours behind its name.
-    Named(usize, &'a [&'static str]),
-    /// Of a sub-interface, with any text behind its name.
-    Described(usize, &'a [&'a str]),
+pub enum Sample<'a> {
+    /// One of no sub-interface.
+    Of(&'a [&'a str], f64),
+    /// Those of a sub-interface, with words of ours behind its name: whole numbers, as nearly all are.
+    Lines(usize, &'a [(&'a [&'static str], u64)]),
+    /// One of a sub-interface, with any text behind its name.
+    Described(usize, &'a [&'a str], f64),
 }
 
-/// Receives one sample: its label values and its value.
-pub type Sink<'a> = dyn FnMut(Values<'_>, f64) + 'a;
+/// Receives samples.
+pub type Sink<'a> = dyn FnMut(Sample<'_>) + 'a;
 
 /// Where a metric's samples come from.
 #[derive(Clone, Copy)]
@@ -184,7 +184,7 @@ pub const METRICS: &[Metric] = &[
             if freed_seen(snapshot) {
                 counted(snapshot, |place, sample| {
                     let failed = sample.totals.at(Counter::NeighbourFailedPackets, 0);
-                    sink(Values::Named(place, &[]), number(failed));
+                    sink(Sample::Lines(place, &[(&[], failed)]));
                 });
             }
         }),
@@ -198,7 +198,7 @@ pub const METRICS: &[Metric] = &[
         source: Source::Snapshot(|snapshot, sink| {
             for (place, each) in snapshot.sub_interfaces.iter().enumerate() {
                 if let Some(error) = each.error {
-                    sink(Values::Named(place, &[]), number(error));
+                    sink(Sample::Lines(place, &[(&[], error)]));
                 }
             }
         }),
@@ -237,7 +237,7 @@ pub const METRICS: &[Metric] = &[
                     &owner.pod_name,
                     &owner.pod_namespace,
                 ];
-                sink(Values::Described(place, &rest), 1.0);
+                sink(Sample::Described(place, &rest, 1.0));
             }
         }),
     },
@@ -249,7 +249,7 @@ pub const METRICS: &[Metric] = &[
         hooks: &[],
         source: Source::Snapshot(|snapshot, sink| {
             for (place, each) in snapshot.sub_interfaces.iter().enumerate() {
-                sink(Values::Named(place, &[]), flag(each.link.up));
+                sink(Sample::Lines(place, &[(&[], u64::from(each.link.up))]));
             }
         }),
     },
@@ -261,7 +261,7 @@ pub const METRICS: &[Metric] = &[
         hooks: &[],
         source: Source::Snapshot(|snapshot, sink| {
             for (place, each) in snapshot.sub_interfaces.iter().enumerate() {
-                sink(Values::Named(place, &[]), f64::from(each.link.mtu));
+                sink(Sample::Lines(place, &[(&[], u64::from(each.link.mtu))]));
             }
         }),
     },
@@ -273,10 +273,10 @@ pub const METRICS: &[Metric] = &[
         hooks: &[],
         source: Source::Snapshot(|snapshot, sink| {
             for each in &snapshot.parents {
-                sink(
-                    Values::Of(&[&each.link.display, &each.link.kind, &mac(each.link.mac)]),
+                sink(Sample::Of(
+                    &[&each.link.display, &each.link.kind, &mac(each.link.mac)],
                     1.0,
-                );
+                ));
             }
         }),
     },
@@ -288,7 +288,7 @@ pub const METRICS: &[Metric] = &[
         hooks: &[],
         source: Source::Snapshot(|snapshot, sink| {
             for each in &snapshot.parents {
-                sink(Values::Of(&[&each.link.display]), flag(each.link.up));
+                sink(Sample::Of(&[&each.link.display], flag(each.link.up)));
             }
         }),
     },
@@ -300,7 +300,7 @@ pub const METRICS: &[Metric] = &[
         hooks: &[],
         source: Source::Snapshot(|snapshot, sink| {
             for each in &snapshot.parents {
-                sink(Values::Of(&[&each.link.display]), number(each.sub_interfaces as u64));
+                sink(Sample::Of(&[&each.link.display], number(each.sub_interfaces as u64)));
             }
         }),
     },
@@ -312,7 +312,7 @@ pub const METRICS: &[Metric] = &[
         hooks: &[],
         source: Source::Snapshot(|snapshot, sink| {
             for each in &snapshot.parents {
-                sink(Values::Of(&[&each.link.display]), f64::from(each.link.promiscuity));
+                sink(Sample::Of(&[&each.link.display], f64::from(each.link.promiscuity)));
             }
         }),
     },
@@ -325,7 +325,7 @@ pub const METRICS: &[Metric] = &[
         source: Source::Snapshot(|snapshot, sink| {
             for each in &snapshot.parents {
                 if let Some(limit) = each.link.broadcast_queue_limit {
-                    sink(Values::Of(&[&each.link.display]), f64::from(limit));
+                    sink(Sample::Of(&[&each.link.display], f64::from(limit)));
                 }
             }
         }),
@@ -339,7 +339,7 @@ pub const METRICS: &[Metric] = &[
         source: Source::Snapshot(|snapshot, sink| {
             for each in &snapshot.parents {
                 if let Some(unknown) = each.link.unknown_macs {
-                    sink(Values::Of(&[&each.link.display]), number(unknown as u64));
+                    sink(Sample::Of(&[&each.link.display], number(unknown as u64)));
                 }
             }
         }),
@@ -358,7 +358,7 @@ pub const METRICS: &[Metric] = &[
                 let Some(sample) = &each.sample else { continue };
                 for verdict in Verdict::ALL {
                     let frames = sample.totals.at(Counter::HandledFrames, verdict.index());
-                    sink(Values::Of(&[&each.link.display, verdict.label()]), number(frames));
+                    sink(Sample::Of(&[&each.link.display, verdict.label()], number(frames)));
                 }
             }
         }),
@@ -381,10 +381,10 @@ pub const METRICS: &[Metric] = &[
             for each in &snapshot.parents {
                 let Some(sample) = &each.sample else { continue };
                 for direction in Direction::ALL {
-                    sink(
-                        Values::Of(&[&each.link.display, direction.label()]),
+                    sink(Sample::Of(
+                        &[&each.link.display, direction.label()],
                         number(lost(sample, *direction)),
-                    );
+                    ));
                 }
             }
         }),
@@ -397,10 +397,10 @@ pub const METRICS: &[Metric] = &[
         hooks: &[],
         source: Source::Snapshot(|snapshot, sink| {
             for state in &snapshot.hooks {
-                sink(
-                    Values::Of(&[state.hook.name(), &state.parent]),
+                sink(Sample::Of(
+                    &[state.hook.name(), &state.parent],
                     flag(state.outcome.is_ok()),
-                );
+                ));
             }
         }),
     },
@@ -417,7 +417,7 @@ pub const METRICS: &[Metric] = &[
                     .get(row.hook as usize)
                     .copied()
                     .unwrap_or(row.required);
-                sink(Values::Of(&[row.name]), flag(required));
+                sink(Sample::Of(&[row.name], flag(required)));
             }
         }),
     },
@@ -433,7 +433,7 @@ pub const METRICS: &[Metric] = &[
                     Ok(mechanism) => (mechanism.label(), ""),
                     Err(missing) => ("", missing.reason.label()),
                 };
-                sink(Values::Of(&[state.hook.name(), &state.parent, mechanism, reason]), 1.0);
+                sink(Sample::Of(&[state.hook.name(), &state.parent, mechanism, reason], 1.0));
             }
         }),
     },
@@ -445,7 +445,7 @@ pub const METRICS: &[Metric] = &[
         hooks: &[],
         source: Source::Snapshot(|snapshot, sink| {
             for (hook, missed) in &snapshot.missed {
-                sink(Values::Of(&[hook.name()]), number(*missed));
+                sink(Sample::Of(&[hook.name()], number(*missed)));
             }
         }),
     },
@@ -457,7 +457,7 @@ pub const METRICS: &[Metric] = &[
         hooks: &[],
         source: Source::Snapshot(|snapshot, sink| {
             for each in &snapshot.collected {
-                sink(Values::Of(&[each.collector]), flag(each.success));
+                sink(Sample::Of(&[each.collector], flag(each.success)));
             }
         }),
     },
@@ -469,7 +469,7 @@ pub const METRICS: &[Metric] = &[
         hooks: &[],
         source: Source::Snapshot(|snapshot, sink| {
             for each in &snapshot.collected {
-                sink(Values::Of(&[each.collector]), each.seconds);
+                sink(Sample::Of(&[each.collector], each.seconds));
             }
         }),
     },
@@ -481,7 +481,7 @@ pub const METRICS: &[Metric] = &[
         hooks: &[],
         source: Source::Snapshot(|snapshot, sink| {
             for (map, lost) in &snapshot.lost {
-                sink(Values::Of(&[map]), number(*lost));
+                sink(Sample::Of(&[map], number(*lost)));
             }
         }),
     },
@@ -493,7 +493,7 @@ pub const METRICS: &[Metric] = &[
         hooks: &[],
         source: Source::Snapshot(|snapshot, sink| {
             for (map, entries, _) in &snapshot.maps {
-                sink(Values::Of(&[map]), number(*entries as u64));
+                sink(Sample::Of(&[map], number(*entries as u64)));
             }
         }),
     },
@@ -505,7 +505,7 @@ pub const METRICS: &[Metric] = &[
         hooks: &[],
         source: Source::Snapshot(|snapshot, sink| {
             for (map, _, limit) in &snapshot.maps {
-                sink(Values::Of(&[map]), f64::from(*limit));
+                sink(Sample::Of(&[map], f64::from(*limit)));
             }
         }),
     },
@@ -515,7 +515,7 @@ pub const METRICS: &[Metric] = &[
         labels: &[],
         help: "Sub-interfaces without counts of their own because there are too many; they are in their parent's totals.",
         hooks: &[],
-        source: Source::Snapshot(|snapshot, sink| sink(Values::Of(&[]), number(snapshot.over_limit as u64))),
+        source: Source::Snapshot(|snapshot, sink| sink(Sample::Of(&[], number(snapshot.over_limit as u64)))),
     },
     Metric {
         name: "macvlan_managed_interfaces",
@@ -597,13 +597,13 @@ pub fn mac(mac: [u8; 6]) -> String {
 
 /// Settled losses in one direction.
 #[must_use]
-pub fn lost(sample: &Sample, direction: Direction) -> u64 {
+pub fn lost(sample: &Counts, direction: Direction) -> u64 {
     sample.lost.get(direction.index()).copied().unwrap_or(0)
 }
 
 /// Frames dropped for a reason.
 #[must_use]
-pub fn dropped_for(sample: &Sample, kernel: Option<&KernelCounts>, reason: DropReason) -> u64 {
+pub fn dropped_for(sample: &Counts, kernel: Option<&KernelCounts>, reason: DropReason) -> u64 {
     let clone_failed = sample.totals.at(Counter::CloneFailedFrames, 0);
     match reason {
         DropReason::ChildToParent => lost(sample, Direction::ChildToParent),
@@ -629,7 +629,7 @@ fn freed_seen(snapshot: &Snapshot) -> bool {
 }
 
 /// Calls `each` for the sub-interfaces that have counts.
-fn counted(snapshot: &Snapshot, mut each: impl FnMut(usize, &Sample)) {
+fn counted(snapshot: &Snapshot, mut each: impl FnMut(usize, &Counts)) {
     for (place, sub_interface) in snapshot.sub_interfaces.iter().enumerate() {
         if let Some(sample) = &sub_interface.sample {
             each(place, sample);
@@ -640,10 +640,11 @@ fn counted(snapshot: &Snapshot, mut each: impl FnMut(usize, &Sample)) {
 /// What was delivered, less what a macvtap's full queue (`full`, external before sibling) lost after that.
 fn delivered(snapshot: &Snapshot, [external, sibling]: [Counter; 2], full: Counter, sink: &mut Sink<'_>) {
     counted(snapshot, |place, sample| {
-        for (path, counter, lost) in [("external", external, 0), ("sibling", sibling, 2)] {
-            let arrived = arrived(sample, counter, (full, lost));
-            sink(Values::Named(place, &["unicast", path]), number(arrived));
-        }
+        let lines: [(&[&'static str], u64); 2] = [
+            (&["unicast", "external"], arrived(sample, external, (full, 0))),
+            (&["unicast", "sibling"], arrived(sample, sibling, (full, 2))),
+        ];
+        sink(Sample::Lines(place, &lines));
     });
 }
 
@@ -654,16 +655,16 @@ fn by_kernel(snapshot: &Snapshot, counts: fn(&KernelCounts) -> (u64, u64), sink:
         let (others, multicast) = counts(kernel);
         if each.link.mode == Mode::Source {
             // Clones by the sender's MAC: the handler's verdict says nothing of them.
-            sink(Values::Named(place, &["unicast", "any"]), number(others));
+            sink(Sample::Lines(place, &[(&["unicast", "any"], others)]));
         } else {
-            sink(Values::Named(place, &["multicast", "any"]), number(multicast));
+            sink(Sample::Lines(place, &[(&["multicast", "any"], multicast)]));
         }
     }
 }
 
 /// What was delivered by `counter`, less what a macvtap's full queue lost after that.
 #[must_use]
-pub fn arrived(sample: &Sample, counter: Counter, (full, offset): (Counter, usize)) -> u64 {
+pub fn arrived(sample: &Counts, counter: Counter, (full, offset): (Counter, usize)) -> u64 {
     let totals = &sample.totals;
     totals.at(counter, 0).saturating_sub(totals.at(full, offset))
 }
@@ -671,7 +672,7 @@ pub fn arrived(sample: &Sample, counter: Counter, (full, offset): (Counter, usiz
 /// What was sent out of the parent by `counter`. In mode passthru the kernel's own counter says it: the parent's stack
 /// sends with the same MAC.
 #[must_use]
-pub fn sent(each: &SubInterfaceSample, sample: &Sample, counter: Counter, by_kernel: fn(&KernelCounts) -> u64) -> u64 {
+pub fn sent(each: &SubInterfaceSample, sample: &Counts, counter: Counter, by_kernel: fn(&KernelCounts) -> u64) -> u64 {
     match &each.kernel {
         Some(kernel) if each.link.mode == Mode::Passthru => by_kernel(kernel),
         _ => sample.totals.at(counter, 0),
@@ -686,20 +687,42 @@ fn transmitted(
 ) {
     for (place, each) in snapshot.sub_interfaces.iter().enumerate() {
         let Some(sample) = &each.sample else { continue };
-        let sent = sent(each, sample, external, by_kernel);
-        sink(Values::Named(place, &["external"]), number(sent));
-        sink(Values::Named(place, &["sibling"]), number(sample.totals.at(sibling, 0)));
+        let lines: [(&[&'static str], u64); 2] = [
+            (&["external"], sent(each, sample, external, by_kernel)),
+            (&["sibling"], sample.totals.at(sibling, 0)),
+        ];
+        sink(Sample::Lines(place, &lines));
     }
 }
 
 fn dropped(snapshot: &Snapshot, sink: &mut Sink<'_>) {
+    let words: [_; DropReason::ALL.len()] = words(|place| [DropReason::ALL.get(place).map_or("", |each| each.label())]);
     for (place, each) in snapshot.sub_interfaces.iter().enumerate() {
         let Some(sample) = &each.sample else { continue };
-        for reason in DropReason::ALL {
-            let frames = dropped_for(sample, each.kernel.as_ref(), *reason);
-            sink(Values::Named(place, &[reason.label()]), number(frames));
-        }
+        let frames = |reason: &DropReason| dropped_for(sample, each.kernel.as_ref(), *reason);
+        lines(place, &words, DropReason::ALL.iter().map(frames), sink);
     }
+}
+
+/// The words behind the name of each line of a sub-interface.
+fn words<const N: usize, const WORDS: usize>(
+    of: impl FnMut(usize) -> [&'static str; WORDS],
+) -> [[&'static str; WORDS]; N] {
+    std::array::from_fn(of)
+}
+
+/// Those lines.
+fn lines<const N: usize, const WORDS: usize>(
+    place: usize,
+    words: &[[&'static str; WORDS]; N],
+    values: impl Iterator<Item = u64>,
+    sink: &mut Sink<'_>,
+) {
+    let mut lines: [(&[&'static str], u64); N] = words.each_ref().map(|words| (&words[..], 0));
+    for ((_, value), of) in lines.iter_mut().zip(values) {
+        *value = of;
+    }
+    sink(Sample::Lines(place, &lines));
 }
 
 fn parent_dropped(snapshot: &Snapshot, sink: &mut Sink<'_>) {
@@ -712,30 +735,31 @@ fn parent_dropped(snapshot: &Snapshot, sink: &mut Sink<'_>) {
                 ParentDropReason::BroadcastQueueFull => full,
                 ParentDropReason::SiblingBacklogFull => sample.totals.at(Counter::SiblingBacklogFullFrames, 0),
             };
-            sink(Values::Of(&[&each.link.display, reason.label()]), number(frames));
+            sink(Sample::Of(&[&each.link.display, reason.label()], number(frames)));
         }
     }
 }
 
 fn attempts(snapshot: &Snapshot, sink: &mut Sink<'_>) {
+    const KINDS: usize = AskKind::ALL.len();
+    let words: [_; Direction::ALL.len() * KINDS] = words(|place| {
+        let direction = Direction::ALL.get(place / KINDS).map_or("", |each| each.label());
+        [
+            direction,
+            AskKind::ALL.get(place % KINDS).map_or("", |each| each.label()),
+        ]
+    });
     counted(snapshot, |place, sample| {
-        for direction in Direction::ALL {
-            for kind in AskKind::ALL {
-                let count = sample
-                    .totals
-                    .at(Counter::Attempts, direction.index() * 3 + kind.index());
-                sink(Values::Named(place, &[direction.label(), kind.label()]), number(count));
-            }
-        }
+        let counts = (0..words.len()).map(|offset| sample.totals.at(Counter::Attempts, offset));
+        lines(place, &words, counts, sink);
     });
 }
 
 fn reflected(snapshot: &Snapshot, sink: &mut Sink<'_>) {
+    let words: [_; Reflection::ALL.len()] = words(|place| [Reflection::ALL.get(place).map_or("", |each| each.label())]);
     counted(snapshot, |place, sample| {
-        for direction in Reflection::ALL {
-            let count = sample.totals.at(Counter::Reflected, direction.index());
-            sink(Values::Named(place, &[direction.label()]), number(count));
-        }
+        let counts = (0..words.len()).map(|offset| sample.totals.at(Counter::Reflected, offset));
+        lines(place, &words, counts, sink);
     });
 }
 

@@ -7,14 +7,17 @@ use std::{fmt::Write as _, io, ops::Range};
 
 use prometheus::proto::{MetricFamily, MetricType};
 
-use super::catalog::{METRICS, Metric, SUB_INTERFACE, Source, Type, Values, identity};
+use super::catalog::{METRICS, Metric, SUB_INTERFACE, Sample, Sink, Source, Type, identity};
 use crate::snapshot::Snapshot;
 
 /// How long the text may become before it is taken away.
 pub const CHUNK: usize = 64 * 1024;
 
-/// Room for the line that makes a text longer than [`CHUNK`].
+/// Room for the lines that make a text longer than [`CHUNK`].
 const LINE: usize = 4 * 1024;
+
+/// Room for a whole number and what ends a line.
+const NUMBER: usize = 21;
 
 /// Below this every whole number has a floating point number of its own.
 const EXACT: f64 = 9_007_199_254_740_992.0;
@@ -139,9 +142,12 @@ struct Writer<'a, 'take> {
 
 impl Writer<'_, '_> {
     /// A metric with its samples.
-    fn metric(&mut self, metric: &Metric, samples: impl FnOnce(&mut dyn FnMut(Values<'_>, f64))) -> io::Result<()> {
+    fn metric(&mut self, metric: &Metric, samples: impl FnOnce(&mut Sink<'_>)) -> io::Result<()> {
         let (mut begun, mut result, mut ends) = (false, Ok(()), Ends::default());
-        samples(&mut |values, value| {
+        let behind = metric.labels.get(SUB_INTERFACE.len()..).unwrap_or_default();
+        // A sub-interface's lines all begin with it.
+        let mut head = String::new();
+        samples(&mut |sample| {
             if result.is_err() {
                 return;
             }
@@ -149,19 +155,34 @@ impl Writer<'_, '_> {
                 self.header(metric.name, metric.kind, metric.help);
                 begun = true;
             }
-            self.out.push_str(metric.name);
-            let behind = metric.labels.get(SUB_INTERFACE.len()..).unwrap_or_default();
-            match values {
-                Values::Named(place, words) => {
-                    self.out.push_str(self.names.at(place));
-                    self.out.push_str(ends.of(behind, words));
+            let value = match sample {
+                Sample::Lines(place, lines) => {
+                    head.clear();
+                    head.push_str(metric.name);
+                    head.push_str(self.names.at(place));
+                    for (words, value) in lines {
+                        let end = ends.of(behind, words);
+                        self.out.reserve(head.len() + end.len() + NUMBER);
+                        self.out.push_str(&head);
+                        self.out.push_str(end);
+                        self.out.push_str(itoa::Buffer::new().format(*value));
+                        self.out.push('\n');
+                    }
+                    result = self.hand_over();
+                    return;
                 }
-                Values::Described(place, texts) => {
+                Sample::Described(place, texts, value) => {
+                    self.out.push_str(metric.name);
                     self.out.push_str(self.names.at(place));
                     end(&mut self.out, behind, texts);
+                    value
                 }
-                Values::Of(all) => plain(&mut self.out, metric.labels.iter().copied().zip(all.iter().copied())),
-            }
+                Sample::Of(all, value) => {
+                    self.out.push_str(metric.name);
+                    plain(&mut self.out, metric.labels.iter().copied().zip(all.iter().copied()));
+                    value
+                }
+            };
             result = self.value(value);
         });
         result
@@ -214,6 +235,11 @@ impl Writer<'_, '_> {
     fn value(&mut self, value: f64) -> io::Result<()> {
         number(&mut self.out, value);
         self.out.push('\n');
+        self.hand_over()
+    }
+
+    /// Has what is written taken away where it is a good deal.
+    fn hand_over(&mut self) -> io::Result<()> {
         if self.out.len() < CHUNK {
             return Ok(());
         }
@@ -364,7 +390,7 @@ mod tests {
         };
         let metric = super::super::catalog::metric("macvlan_agent_interfaces_over_limit").expect("there");
         writer
-            .metric(metric, |sink| (0..10_000).for_each(|_| sink(Values::Of(&[]), 1.0)))
+            .metric(metric, |sink| (0..10_000).for_each(|_| sink(Sample::Of(&[], 1.0))))
             .expect("all is taken");
         drop(writer);
         assert!(
