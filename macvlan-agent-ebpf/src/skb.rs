@@ -63,8 +63,9 @@ fn ethernet(context: &TcContext) -> Option<(u64, u64)> {
 pub(crate) fn plain(context: &TcContext) -> Option<(u64, u64)> {
     // SAFETY: the context of a classifier is a `__sk_buff`, whose fields the kernel translates.
     let skb = unsafe { &*context.skb.skb };
-    // Where there is no tag there is no protocol of one since 6.2; before, an old one may stand there still.
-    if skb.vlan_proto != 0 || skb.gso_size != 0 {
+    // Two instructions where the flag takes four. Where there is no tag there is no protocol of one since 6.2; before, that
+    // of a tag that a VLAN's interface has taken off stands there still (`vlan_do_receive`, `net/8021q/vlan_core.c`).
+    if skb.vlan_proto != 0 && skb.vlan_present != 0 || skb.gso_size != 0 {
         return None;
     }
     ethernet(context)
