@@ -79,7 +79,9 @@ impl<T> Mapped<T> {
             return &[];
         };
         // SAFETY: the element is inside the mapping, which lives as long as `self`, and aligned, since the array begins on a
-        // page and the types that are mapped here are whole words; what others write there meanwhile are whole words.
+        // page and the types that are read so consist of words, or of pairs of halves ([`Recent`]), without gaps; what the
+        // programs write there meanwhile they write by stores of whole words or halves, which an atomic load of the word
+        // reads before or after each.
         unsafe { std::slice::from_raw_parts(pointer.cast(), size_of::<T>() / size_of::<u64>()) }
     }
 
@@ -240,6 +242,15 @@ impl Totals {
     }
 }
 
+/// Which cells of a slot have more than what is common.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rests {
+    None,
+    /// Those that say so.
+    Marked,
+    All,
+}
+
 /// The mapped maps.
 pub struct Counts {
     common: Mapped<Common>,
@@ -274,14 +285,14 @@ impl Counts {
     #[must_use]
     pub fn of_sub_interface(&self, slot: u32, extra: &[Cell]) -> Totals {
         let (totals, marked) = self.common(slot);
-        self.with_rest(totals, slot, extra, marked)
+        self.with_rest(totals, slot, extra, if marked { Rests::Marked } else { Rests::None })
     }
 
     /// The same of a parent's, which always has more than what is common.
     #[must_use]
     pub fn of_parent(&self, slot: u32, extra: &[Cell]) -> Totals {
         let (totals, _) = self.common(slot);
-        self.with_rest(totals, slot, extra, true)
+        self.with_rest(totals, slot, extra, Rests::All)
     }
 
     /// Where a slot's cells are.
@@ -304,18 +315,19 @@ impl Counts {
     }
 
     /// The same with the rest, if there is any.
-    fn with_rest(&self, mut totals: Totals, slot: u32, extra: &[Cell], any: bool) -> Totals {
+    fn with_rest(&self, mut totals: Totals, slot: u32, extra: &[Cell], rests: Rests) -> Totals {
         for cell in extra {
             totals.add_common(&cell.common);
         }
-        if !any && extra.iter().all(|cell| cell.rare == Rare::EMPTY) {
+        let cells = if rests == Rests::None { 0..0 } else { self.cells(slot) };
+        if cells.is_empty() && extra.iter().all(|cell| cell.rare == Rare::EMPTY) {
             return totals;
         }
         let rest = totals.rest();
         let mut before = self.second.load(Ordering::Relaxed);
         loop {
-            if any {
-                for cell in self.cells(slot) {
+            for cell in cells.clone() {
+                if rests == Rests::All || self.has_rare(cell) {
                     rest.add_words(self.rare.words(cell), before);
                 }
             }
@@ -452,6 +464,26 @@ mod tests {
         let mut later = Totals::ZERO;
         later.add(&cell, 54);
         assert_eq!(later.pending(0), 0, "settled");
+    }
+
+    #[test]
+    fn words_in_memory_are_the_cell() {
+        let mut cell = Cell::EMPTY;
+        for (value, counter) in (1..).zip(&mut cell.rare.counters) {
+            *counter = value << 33;
+        }
+        for ring in 0..RECENT_RINGS {
+            pending::add(&mut cell.rare.recent, ring, 3 + u32::try_from(ring).unwrap(), 50);
+        }
+        let words = (&raw const cell.rare).cast::<AtomicU64>();
+        // SAFETY: the cell is aligned for words, consists of them, and nobody else has it.
+        let words = unsafe { std::slice::from_raw_parts(words, size_of::<Rare>() / size_of::<u64>()) };
+        let (mut read, mut added) = (Rest::ZERO, Rest::ZERO);
+        read.add_words(words, 51);
+        added.add(&cell.rare, 51);
+        assert_eq!((read.counters, read.pending), (added.counters, added.pending));
+        assert_eq!(read.counters, cell.rare.counters);
+        assert_eq!(read.pending[1], 4);
     }
 
     #[test]
