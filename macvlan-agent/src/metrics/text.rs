@@ -377,6 +377,37 @@ mod tests {
     }
 
     #[test]
+    fn lines_of_a_sub_interface_share_what_names_it() {
+        let mut writer = Writer {
+            out: String::new(),
+            format: Format::Text,
+            names: Names {
+                text: "{interface=\"a\"{interface=\"b\"".to_vec(),
+                places: vec![0..14, 14..28],
+            },
+            take: &mut |_| Ok(()),
+        };
+        let metric = super::super::catalog::metric("macvlan_delivered_frames_total").expect("there");
+        let samples = |sink: &mut Sink<'_>| {
+            for place in [0, 1] {
+                let lines: [(&[&str], u64); 2] = [(&["unicast", "sibling"], 9), (&["multicast", "any"], u64::MAX)];
+                sink(Sample::Lines(place, &lines));
+            }
+        };
+        writer.metric(metric, samples).expect("all is taken");
+        let lines: Vec<_> = writer.out.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(
+            lines,
+            [
+                "macvlan_delivered_frames_total{interface=\"a\",cast=\"unicast\",path=\"sibling\"} 9",
+                "macvlan_delivered_frames_total{interface=\"a\",cast=\"multicast\",path=\"any\"} 18446744073709551615",
+                "macvlan_delivered_frames_total{interface=\"b\",cast=\"unicast\",path=\"sibling\"} 9",
+                "macvlan_delivered_frames_total{interface=\"b\",cast=\"multicast\",path=\"any\"} 18446744073709551615",
+            ]
+        );
+    }
+
+    #[test]
     fn a_long_text_is_taken_in_parts() {
         let mut taken = Vec::new();
         let mut writer = Writer {
