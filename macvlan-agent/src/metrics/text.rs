@@ -382,7 +382,7 @@ mod tests {
             out: String::new(),
             format: Format::Text,
             names: Names {
-                text: "{interface=\"a\"{interface=\"b\"".to_vec(),
+                text: "{interface=\"a\"{interface=\"b\"".to_owned(),
                 places: vec![0..14, 14..28],
             },
             take: &mut |_| Ok(()),
