@@ -16,7 +16,7 @@ use macvlan_agent_ebpf::{
     abi::{
         Cell, Common, Counter, HANDLER_ATTACHED, RECENT_RINGS, Range as Addresses, Rare, Recent, Settings,
         TABLES_CHANGED,
-        counts::{COMMON, COUNTERS, HAS_RARE},
+        counts::{COMMON, COUNTERS, HAS_RARE, RECENT_SECONDS},
         label::Lost,
     },
     pending,
@@ -135,7 +135,10 @@ impl Rest {
         }
         // An attempt is made pending before it is counted: whoever has read that it is counted reads that it is pending.
         fence(Ordering::Acquire);
-        self.add_pending(&recent_of(recent), now);
+        let seconds = recent.iter().take(RECENT_SECONDS / 2).flat_map(halves);
+        if seconds.into_iter().any(|second| pending::is_pending(second, now)) {
+            self.add_pending(&recent_of(recent), now);
+        }
     }
 
     fn add_pending(&mut self, recent: &Recent<RECENT_RINGS>, now: u32) {
@@ -152,15 +155,16 @@ impl Rest {
 fn recent_of(words: &[AtomicU64]) -> Recent<RECENT_RINGS> {
     let mut recent = Recent::default();
     let places = recent.seconds.iter_mut().chain(recent.counts.as_flattened_mut());
-    let numbers = words.iter().flat_map(|word| {
-        let bytes = word.load(Ordering::Relaxed).to_ne_bytes();
-        let (first, second) = bytes.split_at(size_of::<u32>());
-        [first, second].map(|half| u32::from_ne_bytes(half.try_into().unwrap_or_default()))
-    });
-    for (place, number) in places.zip(numbers) {
+    for (place, number) in places.zip(words.iter().flat_map(halves)) {
         *place = number;
     }
     recent
+}
+
+/// The two numbers of a word, in the order in which they lie in memory.
+fn halves(word: &AtomicU64) -> [u32; 2] {
+    let [a, b, c, d, e, f, g, h] = word.load(Ordering::Relaxed).to_ne_bytes();
+    [[a, b, c, d], [e, f, g, h]].map(u32::from_ne_bytes)
 }
 
 impl Totals {
@@ -230,8 +234,8 @@ impl Totals {
 
     /// All counters that were counted, in the order of [`Counter`].
     pub fn counters(&self) -> impl Iterator<Item = u64> {
-        let rest = self.rest.iter().flat_map(|rest| rest.counters);
-        self.common.into_iter().chain(rest)
+        let rest = self.rest.as_deref().map_or(&[][..], |rest| &rest.counters);
+        self.common.iter().chain(rest).copied()
     }
 
     /// Attempts still pending in a ring.
