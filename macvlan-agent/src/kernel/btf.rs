@@ -46,6 +46,8 @@ pub struct Btf {
     bytes: Vec<u8>,
     strings: usize,
     types: Vec<usize>,
+    /// Those that are looked for by name, among the types.
+    named: Vec<usize>,
 }
 
 impl Btf {
@@ -71,13 +73,22 @@ impl Btf {
             return Err(BtfError::Damaged { at: 4 });
         }
         // Type 0 is void and has no record.
-        let mut types = vec![0];
+        let (mut types, mut named) = (vec![0], Vec::new());
         let mut at = types_start;
         while at < types_end {
+            let info = word(&bytes, at + 4)?;
+            if matches!(kind(info), KIND_STRUCT | KIND_ENUM | KIND_FUNCTION) && word(&bytes, at)? != 0 {
+                named.push(types.len());
+            }
             types.push(at);
-            at += 12 + extra(word(&bytes, at + 4)?).ok_or(BtfError::Damaged { at })?;
+            at += 12 + extra(info).ok_or(BtfError::Damaged { at })?;
         }
-        Ok(Self { bytes, strings, types })
+        Ok(Self {
+            bytes,
+            strings,
+            types,
+            named,
+        })
     }
 
     /// The offset of `path` in `structure`, in bits: `&["ns", "inum"]` in `net`. Unnamed members are looked through.
@@ -155,8 +166,9 @@ impl Btf {
     }
 
     fn find(&self, wanted: usize, name: &str) -> Result<Option<usize>, BtfError> {
-        for (id, &at) in self.types.iter().enumerate().skip(1) {
-            if kind(word(&self.bytes, at + 4)?) == wanted && self.name(word(&self.bytes, at)?) == name.as_bytes() {
+        for &id in &self.named {
+            let at = self.types.get(id).copied().unwrap_or(0);
+            if kind(word(&self.bytes, at + 4)?) == wanted && self.is_called(word(&self.bytes, at)?, name) {
                 return Ok(Some(id));
             }
         }
@@ -204,6 +216,13 @@ impl Btf {
             id = word(&self.bytes, at + 8)?;
         }
         Ok(None)
+    }
+
+    /// Whether that name stands there, without looking for its end.
+    fn is_called(&self, offset: usize, name: &str) -> bool {
+        let text = self.bytes.get(self.strings + offset..).unwrap_or_default();
+        let rest = text.strip_prefix(name.as_bytes());
+        rest.is_some_and(|rest| rest.first() == Some(&0))
     }
 
     fn name(&self, offset: usize) -> &[u8] {

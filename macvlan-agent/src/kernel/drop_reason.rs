@@ -140,7 +140,7 @@ impl Symbols {
                 starts.extend(
                     wanted
                         .iter()
-                        .filter(|wanted| is_called(name, wanted))
+                        .filter(|wanted| wanted.as_bytes() == name)
                         .map(|name| (*name, address)),
                 );
             }
@@ -163,21 +163,27 @@ impl Symbols {
     }
 }
 
-/// The address in a line, and what begins with the name.
+/// The address in a line, and the name.
 fn symbol(line: &[u8]) -> Option<(u64, &[u8])> {
     let digits = line.iter().position(|byte| *byte == b' ')?;
-    let digit = |byte: &u8| char::from(*byte).to_digit(16).map(u64::from);
-    let address = line
-        .iter()
-        .take(digits)
-        .try_fold(0, |address: u64, byte| Some(address << 4 | digit(byte)?))?;
+    let address = line.get(..digits)?.iter().try_fold(0, |address: u64, byte| {
+        let digit = match byte {
+            b'0'..=b'9' => byte - b'0',
+            b'a'..=b'f' => byte - b'a' + 10,
+            _ => return None,
+        };
+        Some(address << 4 | u64::from(digit))
+    })?;
     // A blank, the type, a blank.
-    Some((address, line.get(digits + 3..)?))
-}
-
-fn is_called(rest: &[u8], name: &str) -> bool {
-    let after = rest.strip_prefix(name.as_bytes());
-    after.is_some_and(|after| after.first().is_none_or(u8::is_ascii_whitespace))
+    let rest = line.get(digits + 3..)?;
+    let rest = rest.strip_suffix(b"\n").unwrap_or(rest);
+    // The names of modules stand in brackets, behind a tab.
+    let name = if rest.ends_with(b"]") {
+        rest.split(|byte| *byte == b'\t').next()?
+    } else {
+        rest
+    };
+    Some((address, name))
 }
 
 #[cfg(test)]
