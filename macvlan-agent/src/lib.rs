@@ -19,6 +19,7 @@ pub mod observe;
 pub mod output;
 pub mod owners;
 pub mod pace;
+mod packet_filter;
 pub mod resolve;
 pub mod run_dir;
 pub mod snapshot;

@@ -6,8 +6,11 @@ use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 
-/// What it may take, as a part of all time.
-const PART: u32 = 16;
+/// What it may take, as a part of all time: more where that is little, as on a host with some hundred interfaces, since
+/// each change is then told within milliseconds.
+const PART: u32 = 64;
+const PART_OF_LITTLE: u32 = 16;
+const LITTLE: Duration = Duration::from_millis(1);
 
 /// Nobody waits longer for it.
 const LONGEST: Duration = Duration::from_millis(500);
@@ -30,7 +33,8 @@ impl Pace {
         let rest = if hurries {
             took.min(HURRIED)
         } else {
-            took.saturating_mul(PART).min(LONGEST)
+            let part = if took < LITTLE { PART_OF_LITTLE } else { PART };
+            took.saturating_mul(part).min(LONGEST)
         };
         Some(done + rest).filter(|next| *next > Instant::now())
     }
@@ -75,10 +79,11 @@ mod tests {
             pace.took(took);
             pace.next(hurries).map(|next| next - before)
         };
-        let (little, much) = (Duration::from_millis(10), Duration::from_secs(1));
-        assert!(wait(little, false).is_some_and(|wait| wait >= little * PART));
+        let (little, some, much) = (LITTLE / 2, LITTLE * 2, Duration::from_secs(1));
+        assert!(wait(little, false).is_some_and(|wait| wait >= little * PART_OF_LITTLE && wait < some * PART));
+        assert!(wait(some, false).is_some_and(|wait| wait >= some * PART));
         assert!(wait(much, false).is_some_and(|wait| wait >= LONGEST && wait < much));
-        assert!(wait(little, true).is_some_and(|wait| wait >= little && wait < little * PART));
+        assert!(wait(some, true).is_some_and(|wait| wait >= some && wait < some * PART));
         assert!(wait(much, true).is_some_and(|wait| wait >= HURRIED && wait < LONGEST));
         let mut pace = Pace::default();
         pace.done(&Stint::begin());

@@ -7,7 +7,10 @@ use std::{
 };
 
 use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket};
+use socket2::SockRef;
 use tokio::io::{Interest, unix::AsyncFd};
+
+use crate::packet_filter;
 
 /// The kernel's own events; udev repeats them in another group.
 const KERNEL: u32 = 1;
@@ -24,6 +27,8 @@ impl ModuleEvents {
             SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
             SockProtocol::NetlinkKObjectUEvent,
         )?;
+        // Before it hears of anything.
+        SockRef::from(&socket).attach_filter(&packet_filter::modules())?;
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, KERNEL))?;
         // SAFETY: an `OwnedFd` owns its descriptor, never gives another one, and closes it only when dropped.
         unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }

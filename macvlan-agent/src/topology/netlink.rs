@@ -16,8 +16,8 @@ use nix::sys::socket::{
 use socket2::SockRef;
 
 use super::link::{attributes, number};
+use crate::packet_filter;
 
-mod filter;
 mod receive;
 mod requests;
 
@@ -93,7 +93,7 @@ impl Socket {
     /// Of all routes that come and go, lets those pass that bear the number `protocol`. The kernel looks before it queues
     /// anything, so that the routes of others cost nothing here, however many they are.
     pub fn hear_routes_of(&self, protocol: u8) -> io::Result<()> {
-        SockRef::from(self).attach_filter(&filter::routes_of(protocol))
+        SockRef::from(self).attach_filter(&packet_filter::routes_of(protocol))
     }
 
     fn set(&self, option: i32, value: i32) -> io::Result<()> {
