@@ -4,7 +4,7 @@
 //! `trace_call_bpf` in `kernel/trace/bpf_trace.c`).
 
 use std::{
-    io,
+    array, io,
     num::NonZeroUsize,
     ops::Range,
     os::fd::AsFd,
@@ -163,8 +163,9 @@ fn recent_of(words: &[AtomicU64]) -> Recent<RECENT_RINGS> {
 
 /// The two numbers of a word, in the order in which they lie in memory.
 fn halves(word: &AtomicU64) -> [u32; 2] {
-    let [a, b, c, d, e, f, g, h] = word.load(Ordering::Relaxed).to_ne_bytes();
-    [[a, b, c, d], [e, f, g, h]].map(u32::from_ne_bytes)
+    let bytes = word.load(Ordering::Relaxed).to_ne_bytes();
+    let (halves, _) = bytes.as_chunks();
+    array::from_fn(|half| u32::from_ne_bytes(halves[half]))
 }
 
 impl Totals {
