@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 
-/// What it may take, as a part of all time: more where that is little, as on a host with some hundred interfaces, since
-/// each change is then told within milliseconds.
-const PART: u32 = 64;
-const PART_OF_LITTLE: u32 = 16;
-const LITTLE: Duration = Duration::from_millis(1);
+/// What it may take, as a part of all time.
+const PART: u32 = 16;
+
+/// What takes longer, as with thousands of interfaces, may take as much less of all time as it takes longer.
+const LITTLE: Duration = Duration::from_millis(4);
 
 /// Nobody waits longer for it.
 const LONGEST: Duration = Duration::from_millis(500);
@@ -33,8 +33,10 @@ impl Pace {
         let rest = if hurries {
             took.min(HURRIED)
         } else {
-            let part = if took < LITTLE { PART_OF_LITTLE } else { PART };
-            took.saturating_mul(part).min(LONGEST)
+            let much = took.div_duration_f64(LITTLE).max(1.0);
+            took.saturating_mul(PART)
+                .mul_f64(much.min(f64::from(PART)))
+                .min(LONGEST)
         };
         Some(done + rest).filter(|next| *next > Instant::now())
     }
@@ -80,8 +82,8 @@ mod tests {
             pace.next(hurries).map(|next| next - before)
         };
         let (little, some, much) = (LITTLE / 2, LITTLE * 2, Duration::from_secs(1));
-        assert!(wait(little, false).is_some_and(|wait| wait >= little * PART_OF_LITTLE && wait < some * PART));
-        assert!(wait(some, false).is_some_and(|wait| wait >= some * PART));
+        assert!(wait(little, false).is_some_and(|wait| wait >= little * PART && wait < some * PART));
+        assert!(wait(some, false).is_some_and(|wait| wait >= 2 * some * PART));
         assert!(wait(much, false).is_some_and(|wait| wait >= LONGEST && wait < much));
         assert!(wait(some, true).is_some_and(|wait| wait >= some && wait < some * PART));
         assert!(wait(much, true).is_some_and(|wait| wait >= HURRIED && wait < LONGEST));
