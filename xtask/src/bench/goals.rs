@@ -136,7 +136,7 @@ pub(super) const GOALS: &[Goal] = &[
         "ratio",
         AtMost(0.1),
         AtMost(0.04),
-        "of each cell a cache line is read, and eight more where anything rare was counted. Between two readings the other readers take the processor's cache; read again at once, as is measured beside it, the same takes much less: the rest is memory.",
+        "of each cell a cache line is read, and eight more where anything rare was counted. Between two readings the other readers take the processor's cache; what reading again at once, as is measured beside it, takes less is memory, the rest adds up.",
     ),
     goal(
         "10",
