@@ -135,16 +135,13 @@ impl Rest {
         }
         // An attempt is made pending before it is counted: whoever has read that it is counted reads that it is pending.
         fence(Ordering::Acquire);
-        let seconds = recent.iter().take(RECENT_SECONDS / 2).flat_map(halves);
-        if seconds.into_iter().any(|second| pending::is_pending(second, now)) {
+        let mut seconds = recent.iter().take(RECENT_SECONDS / 2).flat_map(halves);
+        if seconds.any(|second| pending::is_pending(second, now)) {
             self.add_pending(&recent_of(recent), now);
         }
     }
 
     fn add_pending(&mut self, recent: &Recent<RECENT_RINGS>, now: u32) {
-        if !recent.seconds.iter().any(|second| pending::is_pending(*second, now)) {
-            return;
-        }
         for (ring, sum) in self.pending.iter_mut().enumerate() {
             *sum += pending::pending(recent, ring, now);
         }
@@ -247,15 +244,6 @@ impl Totals {
     }
 }
 
-/// Which cells of a slot have more than what is common.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Rests {
-    None,
-    /// Those that say so.
-    Marked,
-    All,
-}
-
 /// The mapped maps.
 pub struct Counts {
     common: Mapped<Common>,
@@ -289,15 +277,13 @@ impl Counts {
     /// The sum over all CPUs of the cells of a sub-interface's slot, and of `extra` ones.
     #[must_use]
     pub fn of_sub_interface(&self, slot: u32, extra: &[Cell]) -> Totals {
-        let (totals, marked) = self.common(slot);
-        self.with_rest(totals, slot, extra, if marked { Rests::Marked } else { Rests::None })
+        self.with_rest(self.common(slot), &self.marked(slot), extra)
     }
 
     /// The same of a parent's, which always has more than what is common.
     #[must_use]
     pub fn of_parent(&self, slot: u32, extra: &[Cell]) -> Totals {
-        let (totals, _) = self.common(slot);
-        self.with_rest(totals, slot, extra, Rests::All)
+        self.with_rest(self.common(slot), &self.cells(slot), extra)
     }
 
     /// Where a slot's cells are.
@@ -306,35 +292,35 @@ impl Counts {
         first..first.saturating_add(self.cpus)
     }
 
-    /// What is common, and whether a cell says that there is more.
-    fn common(&self, slot: u32) -> (Totals, bool) {
-        let (mut totals, mut marks) = (Totals::ZERO, 0);
-        for cell in self.cells(slot) {
-            for (sum, word) in totals.common.iter_mut().zip(self.common.words(cell)) {
-                let value = word.load(Ordering::Relaxed);
-                marks |= value;
-                *sum = sum.wrapping_add(value & !HAS_RARE);
-            }
-        }
-        (totals, marks & HAS_RARE != 0)
+    /// Those of them that have anything beside what is common.
+    fn marked(&self, slot: u32) -> impl Iterator<Item = usize> + Clone {
+        self.cells(slot).filter(|cell| self.has_rare(*cell))
     }
 
-    /// The same with the rest, if there is any.
-    fn with_rest(&self, mut totals: Totals, slot: u32, extra: &[Cell], rests: Rests) -> Totals {
+    /// What is common.
+    fn common(&self, slot: u32) -> Totals {
+        let mut totals = Totals::ZERO;
+        for cell in self.cells(slot) {
+            for (sum, word) in totals.common.iter_mut().zip(self.common.words(cell)) {
+                *sum = sum.wrapping_add(word.load(Ordering::Relaxed) & !HAS_RARE);
+            }
+        }
+        totals
+    }
+
+    /// The same with the rest of these cells, if there is any.
+    fn with_rest(&self, mut totals: Totals, cells: &(impl Iterator<Item = usize> + Clone), extra: &[Cell]) -> Totals {
         for cell in extra {
             totals.add_common(&cell.common);
         }
-        let cells = if rests == Rests::None { 0..0 } else { self.cells(slot) };
-        if cells.is_empty() && extra.iter().all(|cell| cell.rare == Rare::EMPTY) {
+        if cells.clone().next().is_none() && extra.iter().all(|cell| cell.rare == Rare::EMPTY) {
             return totals;
         }
         let rest = totals.rest();
         let mut before = self.second.load(Ordering::Relaxed);
         loop {
             for cell in cells.clone() {
-                if rests == Rests::All || self.has_rare(cell) {
-                    rest.add_words(self.rare.words(cell), before);
-                }
+                rest.add_words(self.rare.words(cell), before);
             }
             for cell in extra {
                 rest.add(&cell.rare, before);
@@ -356,7 +342,7 @@ impl Counts {
     #[must_use]
     pub fn rare<const N: usize>(&self, slot: u32, counters: [Counter; N]) -> [u64; N] {
         let mut sums = [0; N];
-        for index in self.cells(slot).filter(|index| self.has_rare(*index)) {
+        for index in self.marked(slot) {
             for (sum, counter) in sums.iter_mut().zip(counters) {
                 *sum += self.rare_at(index, counter).unwrap_or(0);
             }
