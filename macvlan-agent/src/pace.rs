@@ -33,10 +33,9 @@ impl Pace {
         let rest = if hurries {
             took.min(HURRIED)
         } else {
+            let took = took.min(LONGEST);
             let much = took.div_duration_f64(LITTLE).max(1.0);
-            took.saturating_mul(PART)
-                .mul_f64(much.min(f64::from(PART)))
-                .min(LONGEST)
+            (took * PART).mul_f64(much).min(LONGEST)
         };
         Some(done + rest).filter(|next| *next > Instant::now())
     }

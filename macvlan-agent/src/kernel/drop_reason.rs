@@ -166,14 +166,11 @@ impl Symbols {
 /// The address in a line, and the name.
 fn symbol(line: &[u8]) -> Option<(u64, &[u8])> {
     let digits = line.iter().position(|byte| *byte == b' ')?;
-    let address = line.get(..digits)?.iter().try_fold(0, |address: u64, byte| {
-        let digit = match byte {
-            b'0'..=b'9' => byte - b'0',
-            b'a'..=b'f' => byte - b'a' + 10,
-            _ => return None,
-        };
-        Some(address << 4 | u64::from(digit))
-    })?;
+    let digit = |byte: &u8| char::from(*byte).to_digit(16).map(u64::from);
+    let address = line
+        .iter()
+        .take(digits)
+        .try_fold(0, |address: u64, byte| Some(address << 4 | digit(byte)?))?;
     // A blank, the type, a blank.
     let rest = line.get(digits + 3..)?;
     let rest = rest.strip_suffix(b"\n").unwrap_or(rest);
