@@ -78,7 +78,7 @@ impl Setup {
     }
 }
 
-/// Frames of the shorter batch. The longer one takes less than a millisecond: the timer's interrupts come every four.
+/// Frames of the shorter batch. The longer one takes some one millisecond: the timer's interrupts come every four.
 const BATCH: u32 = 100;
 /// The same of frames that are large: one costs as much as eight others.
 const LARGE_BATCH: u32 = 12;
