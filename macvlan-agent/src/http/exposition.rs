@@ -1,6 +1,7 @@
 //! `/metrics`: written, and compressed where the client wants that, while the client takes it.
 
 use std::{
+    future::ready,
     io::{self, BufWriter, Write},
     mem,
     sync::Arc,
@@ -14,14 +15,14 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use flate2::{Compression, write::GzEncoder};
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt as _};
 use tokio::{
     sync::mpsc,
     task::{JoinHandle, spawn_blocking},
     time::{Instant, timeout_at},
 };
 
-use super::{App, negotiation, taken};
+use super::{App, negotiation};
 use crate::metrics::text::{self, Format};
 
 /// How long a client may take for a whole scrape that does not say its own limit.
@@ -36,36 +37,47 @@ pub(super) async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> 
         return (StatusCode::SERVICE_UNAVAILABLE, why).into_response();
     };
     let deadline = Instant::now() + patience(&headers);
-    // Taken before the first byte, so that a scrape is of one moment however slowly it is read.
-    let snapshot = match taken(&app).await {
-        Ok(snapshot) => snapshot,
-        Err(response) => return response,
-    };
     let (format, gzip) = (negotiation::format(&headers), negotiation::gzip(&headers));
-    let (sender, receiver) = mpsc::channel(4);
+    let (sender, mut receiver) = mpsc::channel(4);
     let writer = spawn_blocking(move || {
+        // Taken before the first byte, so that a scrape is of one moment however slowly it is read.
+        let snapshot = app.snapshot();
         let own = app.own.gather();
-        let result = write(Chunks { sender, deadline }, gzip, |take| {
+        let result = write(Chunks::new(sender, deadline), gzip, |take| {
             text::write(&snapshot, &own, format, take)
         });
         drop(permit);
         result
     });
-    answer(format, gzip, Body::from_stream(stream(receiver, writer)))
+    let body = match receiver.recv().await {
+        Some(first) => Body::from_stream(stream(first, receiver, writer)),
+        // Most hosts' whole scrape is but one part.
+        None => match writer.await.map_err(io::Error::other).flatten() {
+            Ok(whole) => Body::from(whole),
+            Err(error) => {
+                let why = format!("the scrape failed: {error}\n");
+                return (StatusCode::INTERNAL_SERVER_ERROR, why).into_response();
+            }
+        },
+    };
+    answer(format, gzip, body)
 }
 
-/// What the writer sends, then its error if it has one: a body that was cut must not look like one that ended.
+/// What the writer sends, and the last part, which it gives back, or its error: a body that was cut must not look like
+/// one that ended.
 fn stream(
+    first: Bytes,
     receiver: mpsc::Receiver<Bytes>,
-    writer: JoinHandle<io::Result<()>>,
+    writer: JoinHandle<io::Result<Bytes>>,
 ) -> impl Stream<Item = io::Result<Bytes>> {
-    futures_util::stream::unfold((receiver, Some(writer)), |(mut receiver, mut writer)| async move {
-        if let Some(chunk) = receiver.recv().await {
-            return Some((Ok(chunk), (receiver, writer)));
+    let parts = futures_util::stream::unfold((receiver, Some(writer)), |(mut receiver, mut writer)| async move {
+        if let Some(part) = receiver.recv().await {
+            return Some((Ok(part), (receiver, writer)));
         }
         let result = writer.take()?.await.map_err(io::Error::other);
-        result.flatten().err().map(|error| (Err(error), (receiver, None)))
-    })
+        Some((result.flatten(), (receiver, None)))
+    });
+    futures_util::stream::once(ready(Ok(first))).chain(parts)
 }
 
 fn answer(format: Format, gzip: bool, body: Body) -> Response {
@@ -88,10 +100,15 @@ fn patience(headers: &HeaderMap) -> Duration {
         .map_or(PATIENCE, |limit| limit.min(PATIENCE))
 }
 
-/// Writes text through the compressor, if any: `text` is given what takes a part of it away.
-fn write(chunks: Chunks, gzip: bool, text: impl FnOnce(&mut text::Take<'_>) -> io::Result<()>) -> io::Result<()> {
+/// Writes text through the compressor, if any, and gives the last part back: `text` is given what takes a part of it away.
+fn write(
+    mut chunks: Chunks,
+    gzip: bool,
+    text: impl FnOnce(&mut text::Take<'_>) -> io::Result<()>,
+) -> io::Result<Bytes> {
     if !gzip {
-        return text(&mut |part| chunks.send(Bytes::from(mem::replace(part, String::with_capacity(part.capacity())))));
+        text(&mut |part| chunks.send(Bytes::from(mem::replace(part, String::with_capacity(part.capacity())))))?;
+        return Ok(chunks.last);
     }
     let mut encoder = GzEncoder::new(BufWriter::with_capacity(text::CHUNK, chunks), Compression::fast());
     text(&mut |part| {
@@ -99,18 +116,31 @@ fn write(chunks: Chunks, gzip: bool, text: impl FnOnce(&mut text::Take<'_>) -> i
         part.clear();
         Ok(())
     })?;
-    encoder.finish()?.flush()
+    Ok(encoder.finish()?.into_inner()?.last)
 }
 
-/// Sends what is written to the client, as it takes it, until the deadline.
+/// Sends what is written to the client, as it takes it, until the deadline; all but the last part.
 struct Chunks {
     sender: mpsc::Sender<Bytes>,
     deadline: Instant,
+    last: Bytes,
 }
 
 impl Chunks {
-    fn send(&self, bytes: Bytes) -> io::Result<()> {
-        let sent = self.sender.send(bytes);
+    fn new(sender: mpsc::Sender<Bytes>, deadline: Instant) -> Self {
+        Self {
+            sender,
+            deadline,
+            last: Bytes::new(),
+        }
+    }
+
+    fn send(&mut self, bytes: Bytes) -> io::Result<()> {
+        let before = mem::replace(&mut self.last, bytes);
+        if before.is_empty() {
+            return Ok(());
+        }
+        let sent = self.sender.send(before);
         tokio::runtime::Handle::current()
             .block_on(async { timeout_at(self.deadline, sent).await })
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
@@ -133,15 +163,13 @@ impl Write for Chunks {
 mod tests {
     use std::{fmt::Write as _, io::Read as _};
 
-    use futures_util::StreamExt as _;
-
     use super::*;
 
-    fn lines(count: u32, gzip: bool, limit: Duration) -> impl Stream<Item = io::Result<Bytes>> {
-        let (sender, receiver) = mpsc::channel(4);
+    async fn lines(count: u32, gzip: bool, limit: Duration) -> impl Stream<Item = io::Result<Bytes>> {
+        let (sender, mut receiver) = mpsc::channel(4);
         let deadline = Instant::now() + limit;
         let writer = spawn_blocking(move || {
-            write(Chunks { sender, deadline }, gzip, |take| {
+            write(Chunks::new(sender, deadline), gzip, |take| {
                 let mut part = String::new();
                 (0..count).try_for_each(|number| {
                     let _ = writeln!(part, "line {number}");
@@ -154,11 +182,12 @@ mod tests {
                 take(&mut part)
             })
         });
-        stream(receiver, writer)
+        let first = receiver.recv().await.expect("more than one part");
+        stream(first, receiver, writer)
     }
 
     async fn collected(gzip: bool) -> Vec<u8> {
-        let chunks: Vec<_> = lines(50_000, gzip, PATIENCE).collect().await;
+        let chunks: Vec<_> = lines(50_000, gzip, PATIENCE).await.collect().await;
         chunks
             .into_iter()
             .flat_map(|chunk| chunk.expect("nothing fails"))
@@ -178,7 +207,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_sleeps_is_left_and_told() {
-        let body = lines(500_000, false, Duration::from_millis(50));
+        let body = lines(500_000, false, Duration::from_millis(50)).await;
         tokio::time::sleep(Duration::from_millis(200)).await;
         let chunks: Vec<_> = body.collect().await;
         let last = chunks.last().expect("there are chunks");

@@ -120,15 +120,17 @@ impl Rest {
         pending: [0; RECENT_RINGS],
     };
 
-    fn add(&mut self, rare: &Rare, now: u32) {
+    /// Adds one. Tells whether anything of it may be pending.
+    fn add(&mut self, rare: &Rare, now: u32) -> bool {
         for (sum, value) in self.counters.iter_mut().zip(rare.counters) {
             *sum = sum.wrapping_add(value);
         }
         self.add_pending(&rare.recent, now);
+        rare.recent.seconds.iter().any(|since| pending::is_pending(*since, now))
     }
 
-    /// Adds one as it stands in memory.
-    fn add_words(&mut self, rare: &[AtomicU64], now: u32) {
+    /// Adds one as it stands in memory. Tells whether anything of it may be pending.
+    fn add_words(&mut self, rare: &[AtomicU64], now: u32) -> bool {
         let (counters, recent) = rare.split_at_checked(COUNTERS - COMMON).unwrap_or_default();
         for (sum, value) in self.counters.iter_mut().zip(counters) {
             *sum = sum.wrapping_add(value.load(Ordering::Relaxed));
@@ -136,9 +138,11 @@ impl Rest {
         // An attempt is made pending before it is counted: whoever has read that it is counted reads that it is pending.
         fence(Ordering::Acquire);
         let mut seconds = recent.iter().take(RECENT_SECONDS / 2).flat_map(halves);
-        if seconds.any(|second| pending::is_pending(second, now)) {
+        let is_pending = seconds.any(|second| pending::is_pending(second, now));
+        if is_pending {
             self.add_pending(&recent_of(recent), now);
         }
+        is_pending
     }
 
     fn add_pending(&mut self, recent: &Recent<RECENT_RINGS>, now: u32) {
@@ -319,11 +323,16 @@ impl Counts {
         let rest = totals.rest();
         let mut before = self.second.load(Ordering::Relaxed);
         loop {
+            let mut is_pending = false;
             for cell in cells.clone() {
-                rest.add_words(self.rare.words(cell), before);
+                is_pending |= rest.add_words(self.rare.words(cell), before);
             }
             for cell in extra {
-                rest.add(&cell.rare, before);
+                is_pending |= rest.add(&cell.rare, before);
+            }
+            // What has come of age by then has so by now, and what was made pending since would be.
+            if !is_pending {
+                return totals;
             }
             // A column is emptied when its second comes round: only within one second is it sure to be whole. What was the
             // second when the last slot had been read was it before this one.
