@@ -40,9 +40,10 @@ pub(super) async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> 
     let (format, gzip) = (negotiation::format(&headers), negotiation::gzip(&headers));
     let (sender, mut receiver) = mpsc::channel(4);
     let writer = spawn_blocking(move || {
-        // Taken before the first byte, so that a scrape is of one moment however slowly it is read.
-        let snapshot = app.snapshot();
         let own = app.own.gather();
+        // Taken before the first byte, so that a scrape is of one moment however slowly it is read; and last, since who
+        // asks is told what is newest.
+        let snapshot = app.snapshot();
         let result = write(Chunks::new(sender, deadline), gzip, |take| {
             text::write(&snapshot, &own, format, take)
         });

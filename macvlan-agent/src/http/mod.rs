@@ -82,9 +82,7 @@ impl App {
     }
 
     fn snapshot(&self) -> Snapshot {
-        let snapshot = (self.take)();
-        self.own.resynced(snapshot.netlink_resyncs);
-        snapshot
+        (self.take)()
     }
 }
 

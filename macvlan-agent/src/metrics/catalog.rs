@@ -547,7 +547,7 @@ pub const METRICS: &[Metric] = &[
         labels: &[],
         help: "How often a namespace's links were read anew because events were lost or a dump was interrupted.",
         hooks: &[],
-        source: Source::Registry,
+        source: Source::Snapshot(|snapshot, sink| sink(Sample::Of(&[], number(snapshot.netlink_resyncs)))),
     },
     Metric {
         name: "macvlan_agent_build_info",

@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus::{
-    Gauge, IntCounter, IntGauge, IntGaugeVec, Opts, Registry, process_collector::ProcessCollector, proto::MetricFamily,
+    Gauge, IntGauge, IntGaugeVec, Opts, Registry, process_collector::ProcessCollector, proto::MetricFamily,
 };
 
 use super::catalog;
@@ -12,7 +12,6 @@ use crate::manage::plan::Tally;
 /// The agent's own metrics.
 pub struct Own {
     registry: Registry,
-    resyncs: IntCounter,
     managed: IntGaugeVec,
     reload_successful: IntGauge,
     reload_time: Gauge,
@@ -22,7 +21,6 @@ impl Own {
     /// Registers them, by the table; `process_*` only where they are wanted.
     pub fn new(process: bool) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
-        let resyncs = IntCounter::with_opts(opts("macvlan_agent_netlink_resyncs_total"))?;
         let build = IntGaugeVec::new(opts("macvlan_agent_build_info"), labels("macvlan_agent_build_info"))?;
         build
             .with_label_values(&[
@@ -34,7 +32,6 @@ impl Own {
         let managed = IntGaugeVec::new(opts("macvlan_managed_interfaces"), labels("macvlan_managed_interfaces"))?;
         let reload_successful = IntGauge::with_opts(opts("macvlan_agent_config_last_reload_successful"))?;
         let reload_time = Gauge::with_opts(opts("macvlan_agent_config_last_reload_success_timestamp_seconds"))?;
-        registry.register(Box::new(resyncs.clone()))?;
         registry.register(Box::new(managed.clone()))?;
         registry.register(Box::new(reload_successful.clone()))?;
         registry.register(Box::new(reload_time.clone()))?;
@@ -44,7 +41,6 @@ impl Own {
         }
         let own = Self {
             registry,
-            resyncs,
             managed,
             reload_successful,
             reload_time,
@@ -74,11 +70,6 @@ impl Own {
         }
     }
 
-    /// Notes how often netlink was read anew, in all.
-    pub fn resynced(&self, total: u64) {
-        self.resyncs.inc_by(total.saturating_sub(self.resyncs.get()));
-    }
-
     /// They, as they are now.
     #[must_use]
     pub fn gather(&self) -> Vec<MetricFamily> {
@@ -106,8 +97,6 @@ mod tests {
     #[test]
     fn every_own_metric_of_the_table_is_in_the_registry() {
         let own = Own::new(true).expect("the table is valid");
-        own.resynced(3);
-        own.resynced(3);
         let families = own.gather();
         for metric in METRICS
             .iter()
@@ -116,16 +105,6 @@ mod tests {
             let family = families.iter().find(|family| family.name() == metric.name);
             assert_eq!(family.map(MetricFamily::help), Some(metric.help), "{}", metric.name);
         }
-        let resyncs = families
-            .iter()
-            .find(|family| family.name() == "macvlan_agent_netlink_resyncs_total")
-            .and_then(|family| {
-                family
-                    .get_metric()
-                    .first()
-                    .map(|metric| metric.get_counter().get_value())
-            });
-        assert_eq!(resyncs, Some(3.0));
     }
 
     #[test]
