@@ -165,7 +165,7 @@ impl Writer<'_, '_> {
                         self.out.reserve(head.len() + end.len() + NUMBER);
                         self.out.push_str(&head);
                         self.out.push_str(end);
-                        self.out.push_str(itoa::Buffer::new().format(*value));
+                        whole(&mut self.out, *value);
                         self.out.push('\n');
                     }
                     result = self.hand_over();
@@ -293,6 +293,14 @@ fn escape(out: &mut String, text: &str, quotes: bool) {
     }
 }
 
+/// A whole number; most are 0.
+fn whole(out: &mut String, value: u64) {
+    match u8::try_from(value) {
+        Ok(digit @ 0..10) => out.push(char::from(b'0' + digit)),
+        _ => out.push_str(itoa::Buffer::new().format(value)),
+    }
+}
+
 fn number(out: &mut String, value: f64) {
     #[expect(
         clippy::cast_possible_truncation,
@@ -301,9 +309,9 @@ fn number(out: &mut String, value: f64) {
         clippy::float_cmp,
         reason = "what is lost on the way is told by coming back"
     )]
-    let (whole, is_whole) = (value as u64, value as u64 as f64 == value);
+    let (number, is_whole) = (value as u64, value as u64 as f64 == value);
     if is_whole && value < EXACT && value.is_sign_positive() {
-        out.push_str(itoa::Buffer::new().format(whole));
+        whole(out, number);
     } else {
         // A string takes all.
         let _ = write!(out, "{value}");
