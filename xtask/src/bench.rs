@@ -36,6 +36,10 @@ const PARTS: [&str; 3] = ["frames", "scrape", "manage"];
 const GATE_KERNEL: &str = "6.12";
 const GATE_SETUPS: &str = "none,tc,kprobe";
 
+/// The part that tells of memory, and what tells in a machine which part of that is the kernel's.
+const MEMORY: &str = "scrape";
+const PAGES: &str = include_str!("bench/pages.sh");
+
 const LIMIT: Duration = Duration::from_mins(10);
 
 const RECORD: &str = "tests/vm/costs.toml";
@@ -73,6 +77,10 @@ pub(crate) fn run(names: &[String]) -> Result<()> {
     };
     for part in PARTS.iter().filter(|part| wanted(part)) {
         take_times(part, &agent.path, &measure.path, &mut times)?;
+        if *part == MEMORY {
+            let output = in_machine(GATE_KERNEL, Clock::Time, vec![Program::in_bin(&agent.path)?], PAGES)?;
+            times.take_in(&output)?;
+        }
     }
     println!("{}", document::goals(&record, &times));
     keep(&record, &times)?;
@@ -199,17 +207,15 @@ fn count(name: &str, agent: &Path, cost: &Path, setups: Option<&str>) -> Result<
         "none,clsact,tc,kprobe,fexit"
     });
     let script = format!("macvlan-cost --agent /bin/macvlan-agent --setups {setups}");
-    let session = vm::run_script(
-        &kernel,
-        Freshness::Cached,
-        Clock::Instructions,
-        contents,
-        &script,
-        LIMIT,
-        false,
-    )?;
+    Measured::read(&in_machine(name, Clock::Instructions, contents, &script)?)
+}
+
+/// Boots a kernel, runs a script there, and gives what it printed.
+fn in_machine(name: &str, clock: Clock, contents: Vec<Program>, script: &str) -> Result<String> {
+    let kernel = kernel::find(name)?;
+    let session = vm::run_script(&kernel, Freshness::Cached, clock, contents, script, LIMIT, false)?;
     if session.verdict != Some(true) {
         bail!("{name}: {}\n{}", session.output, session.end_of_kernel_log());
     }
-    Measured::read(&session.output)
+    Ok(session.output)
 }

@@ -184,7 +184,7 @@ pub(super) const GOALS: &[Goal] = &[
         "MB",
         AtMost(8.0),
         AtMost(4.0),
-        "most of it are pages of the program's file and of libraries, which the kernel maps around each page that is used; the agent's own are the number below.",
+        "most of it are pages of the program's file and of libraries. Half of those are not used: the kernel maps sixteen around each that is, and told not to, it maps half, as is measured below. What is left is code that runs once, at the start, and the agent's own.",
     ),
     goal(
         "14.full",
