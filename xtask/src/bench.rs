@@ -19,7 +19,7 @@ use crate::gate::Outcome;
 use crate::programs;
 use crate::suite;
 use crate::vm::initramfs::Program;
-use crate::vm::kernel::{self, Freshness};
+use crate::vm::kernel::{self, Freshness, Kernel};
 use crate::vm::qemu::Clock;
 use crate::{host, vm};
 use document::Page;
@@ -78,7 +78,12 @@ pub(crate) fn run(names: &[String]) -> Result<()> {
     for part in PARTS.iter().filter(|part| wanted(part)) {
         take_times(part, &agent.path, &measure.path, &mut times)?;
         if *part == MEMORY {
-            let output = in_machine(GATE_KERNEL, Clock::Time, vec![Program::in_bin(&agent.path)?], PAGES)?;
+            let output = in_machine(
+                &kernel::find(GATE_KERNEL)?,
+                Clock::Time,
+                vec![Program::in_bin(&agent.path)?],
+                PAGES,
+            )?;
             times.take_in(&output)?;
         }
     }
@@ -207,15 +212,14 @@ fn count(name: &str, agent: &Path, cost: &Path, setups: Option<&str>) -> Result<
         "none,clsact,tc,kprobe,fexit"
     });
     let script = format!("macvlan-cost --agent /bin/macvlan-agent --setups {setups}");
-    Measured::read(&in_machine(name, Clock::Instructions, contents, &script)?)
+    Measured::read(&in_machine(&kernel, Clock::Instructions, contents, &script)?)
 }
 
 /// Boots a kernel, runs a script there, and gives what it printed.
-fn in_machine(name: &str, clock: Clock, contents: Vec<Program>, script: &str) -> Result<String> {
-    let kernel = kernel::find(name)?;
-    let session = vm::run_script(&kernel, Freshness::Cached, clock, contents, script, LIMIT, false)?;
+fn in_machine(kernel: &Kernel, clock: Clock, contents: Vec<Program>, script: &str) -> Result<String> {
+    let session = vm::run_script(kernel, Freshness::Cached, clock, contents, script, LIMIT, false)?;
     if session.verdict != Some(true) {
-        bail!("{name}: {}\n{}", session.output, session.end_of_kernel_log());
+        bail!("{}: {}\n{}", kernel.name, session.output, session.end_of_kernel_log());
     }
     Ok(session.output)
 }

@@ -43,7 +43,7 @@ pub(super) async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> 
         let own = app.own.gather();
         // Taken before the first byte, so that a scrape is of one moment however slowly it is read; and last, since who
         // asks is told what is newest.
-        let snapshot = app.snapshot();
+        let snapshot = (app.take)();
         let result = write(Chunks::new(sender, deadline), gzip, |take| {
             text::write(&snapshot, &own, format, take)
         });
@@ -53,7 +53,7 @@ pub(super) async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> 
     let body = match receiver.recv().await {
         Some(first) => Body::from_stream(stream(first, receiver, writer)),
         // Most hosts' whole scrape is but one part.
-        None => match writer.await.map_err(io::Error::other).flatten() {
+        None => match last(writer).await {
             Ok(whole) => Body::from(whole),
             Err(error) => {
                 let why = format!("the scrape failed: {error}\n");
@@ -62,6 +62,11 @@ pub(super) async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> 
         },
     };
     answer(format, gzip, body)
+}
+
+/// The last part, once the writer has ended.
+async fn last(writer: JoinHandle<io::Result<Bytes>>) -> io::Result<Bytes> {
+    writer.await.map_err(io::Error::other).flatten()
 }
 
 /// What the writer sends, and the last part, which it gives back, or its error: a body that was cut must not look like
@@ -75,8 +80,8 @@ fn stream(
         if let Some(part) = receiver.recv().await {
             return Some((Ok(part), (receiver, writer)));
         }
-        let result = writer.take()?.await.map_err(io::Error::other);
-        Some((result.flatten(), (receiver, None)))
+        let result = last(writer.take()?).await;
+        Some((result, (receiver, None)))
     });
     futures_util::stream::once(ready(Ok(first))).chain(parts)
 }

@@ -80,10 +80,6 @@ impl App {
     fn permit(&self) -> Result<OwnedSemaphorePermit, TryAcquireError> {
         Arc::clone(&self.scrapes).try_acquire_owned()
     }
-
-    fn snapshot(&self) -> Snapshot {
-        (self.take)()
-    }
 }
 
 /// The router: a function of its state, so that tests need no socket.
@@ -121,7 +117,7 @@ async fn loopback_only(
 /// A snapshot made where blocking is allowed.
 async fn taken(app: &Arc<App>) -> Result<Snapshot, Response> {
     let app = Arc::clone(app);
-    spawn_blocking(move || app.snapshot()).await.map_err(|error| {
+    spawn_blocking(move || (app.take)()).await.map_err(|error| {
         (
             StatusCode::INTERNAL_SERVER_ERROR,
             format!("the snapshot failed: {error}\n"),

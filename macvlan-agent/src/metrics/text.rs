@@ -463,6 +463,22 @@ mod tests {
     }
 
     #[test]
+    fn how_often_netlink_was_read_anew_comes_from_the_snapshot() {
+        let snapshot = Snapshot {
+            netlink_resyncs: 3,
+            ..Snapshot::default()
+        };
+        let mut all = String::new();
+        write(&snapshot, &[], Format::Text, &mut |text| {
+            all.push_str(text);
+            text.clear();
+            Ok(())
+        })
+        .expect("a string takes all");
+        assert!(all.contains("\nmacvlan_agent_netlink_resyncs_total 3\n"), "{all}");
+    }
+
+    #[test]
     fn openmetrics_names_families_as_it_wants_them() {
         let out = written(Format::OpenMetrics);
         assert!(
