@@ -84,16 +84,15 @@ pub async fn start(arguments: Run) -> Result<Agent> {
         terminate: signal(SignalKind::terminate())?,
         interrupt: signal(SignalKind::interrupt())?,
     };
-    allow_many_files();
-    let own = Netns::own()?;
-    let configured = configuration.as_ref().map(|(_, loaded)| &loaded.config);
-    // It takes longest, and leaves nothing behind.
-    let kernel = load(&arguments.kernel, configured, &own);
-    // Listening comes next because it fails most often, and leaves nothing behind either.
+    // Listening comes first because it fails most often, and leaves nothing behind.
     let web = Arc::new(Live::start(arguments.web_config.clone())?);
     let listeners = listen::open(&arguments.listen, arguments.systemd_socket)?;
     let control_path = manage_args::control_socket(arguments.control_socket.as_ref(), &arguments.run_dir);
     let (control, control_listener) = control::listen(&control_path).await?;
+    allow_many_files();
+    let own = Netns::own()?;
+    let configured = configuration.as_ref().map(|(_, loaded)| &loaded.config);
+    let kernel = load(&arguments.kernel, configured, &own);
     let (stop, stopped) = watch::channel(false);
     let (release, released) = watch::channel(false);
     let (asked, asks) = watch::channel(());
