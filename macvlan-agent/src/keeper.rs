@@ -2,7 +2,7 @@
 //! `handle_frame` when macvlan is there, fills the tables. Everything here may block.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     os::unix::fs::MetadataExt as _,
     sync::Arc,
@@ -128,18 +128,25 @@ impl Keeper {
     pub fn follow(&mut self, inventory: Arc<Inventory>) -> Option<Instant> {
         let stint = Stint::begin();
         self.lives.follow(&self.inventory, &inventory);
+        let (before, after) = (&self.inventory.sub_interfaces, &inventory.sub_interfaces);
+        let differences = before.differences(after).map(|(id, _)| id);
+        let limited = self.inventory.over_limit.symmetric_difference(&inventory.over_limit);
+        let touched: BTreeSet<u64> = differences
+            .chain(limited.copied())
+            .chain(self.lives.take_over())
+            .collect();
         self.inventory = inventory;
         let namespaces = &self.namespaces;
         self.directory.retain_namespaces(|netns| namespaces.contains(netns));
         self.lives.retain_namespaces(|netns| namespaces.contains(netns));
         // Slots first: a sub-interface counts from its first frame.
-        self.fill_tables();
+        self.fill_tables(&touched);
         self.let_go();
         self.follow_module();
         self.attach_new();
         // Attaching waits for the kernel: by now it may be time, and then the kernel's counters have a beginning.
         self.directory.collect_credits(&self.kernel);
-        self.follow_counters();
+        self.follow_counters(&touched);
         self.pace.done(&stint);
         self.next_due()
     }
@@ -156,28 +163,31 @@ impl Keeper {
         self.directory.collect_credits(&self.kernel);
         // A module that is being removed deletes its links first, and is still there when we hear of that.
         self.follow_module();
-        if self.kernel_counters.awaits() {
-            self.follow_counters();
+        let is_over = self.lives.settle();
+        let touched = self.lives.take_over();
+        if self.kernel_counters.awaits() || !touched.is_empty() {
+            self.follow_counters(&touched);
         }
-        if self.lives.settle() {
-            self.fill_tables();
+        if is_over {
+            self.fill_tables(&touched);
             self.let_go();
         }
         self.next_due()
     }
 
-    fn fill_tables(&mut self) {
+    /// Looks at these sub-interfaces, and at all parents.
+    fn fill_tables(&mut self, touched: &BTreeSet<u64>) {
         let lives = &self.lives;
-        let wanted = wanted(&self.inventory, lives.lingering(), |id| lives.is_coming_up(id));
-        if let Err(error) = self.directory.apply(&self.kernel, &wanted, |id| lives.is_away(id)) {
+        let wanted = wanted(&self.inventory, touched, lives.lingering(), |id| lives.is_coming_up(id));
+        if let Err(error) = self.directory.apply(&self.kernel, wanted, |id| lives.is_away(id)) {
             tracing::error!(error = %chain(&error), "the kernel's tables are not complete");
         }
     }
 
-    fn follow_counters(&mut self) {
+    fn follow_counters(&mut self, touched: &BTreeSet<u64>) {
         let lives = &self.lives;
         self.kernel_counters.follow(
-            &self.inventory,
+            (&self.inventory, touched),
             &self.namespaces,
             (&self.kernel, &mut self.directory),
             |id| lives.is_away(id),

@@ -113,8 +113,8 @@ pub struct KernelCounters {
     /// Of parents, where the kernel says of a full queue nothing else.
     queues: HashMap<LinkKey, Queue>,
     queue_is_silent: bool,
-    /// Whether there are sub-interfaces of which ours are not whole yet.
-    awaits: bool,
+    /// Sub-interfaces that have no beginning yet: ours are not whole, or the kernel's could not be read.
+    awaited: BTreeSet<u64>,
     missing: Option<NotAttached>,
     off: bool,
 }
@@ -130,7 +130,7 @@ impl KernelCounters {
             known: HashMap::new(),
             queues: HashMap::new(),
             queue_is_silent,
-            awaits: false,
+            awaited: BTreeSet::new(),
             missing,
             off,
         }
@@ -144,14 +144,14 @@ impl KernelCounters {
     /// Whether some sub-interfaces have no beginning yet: they are to be followed again.
     #[must_use]
     pub fn awaits(&self) -> bool {
-        self.awaits
+        !self.awaited.is_empty()
     }
 
-    /// Notes where the counts of new sub-interfaces stand, forgets those that are gone. One that was made under our
-    /// eyes began at 0; of another one ours must be whole first.
+    /// Notes where the counts of new sub-interfaces stand, forgets those that are gone; `touched` are those that may be
+    /// either. One that was made under our eyes began at 0; of another one ours must be whole first.
     pub fn follow(
         &mut self,
-        inventory: &Inventory,
+        (inventory, touched): (&Inventory, &BTreeSet<u64>),
         namespaces: &Namespaces,
         (kernel, directory): (&Kernel, &mut Directory),
         away: impl Fn(u64) -> bool,
@@ -160,26 +160,27 @@ impl KernelCounters {
             return;
         }
         self.reader.retain(|netns| is_lasting(namespaces, netns));
-        let fresh: Vec<&SubInterface> = inventory
-            .sub_interfaces
-            .values()
-            .map(AsRef::as_ref)
-            .filter(|link: &&SubInterface| !self.known.contains_key(&link.id))
-            .collect();
-        let (born, found): (Vec<_>, Vec<_>) = fresh.into_iter().partition(|link| link.born);
-        for link in born {
-            self.known.insert(link.id, Known::default());
+        for id in touched {
+            match inventory.sub_interfaces.get(id) {
+                Some(_) if self.known.contains_key(id) => {}
+                Some(link) if link.born => drop(self.known.insert(*id, Known::default())),
+                Some(_) => drop(self.awaited.insert(*id)),
+                None if away(*id) => {}
+                None => drop(self.known.remove(id)),
+            }
         }
+        let found: Vec<&SubInterface> = self
+            .awaited
+            .iter()
+            .filter_map(|id| inventory.sub_interfaces.get(id).map(AsRef::as_ref))
+            .collect();
         let whole = found.iter().filter(|link| !directory.awaits_credit(link.id));
         for (netns, links) in by_namespace(whole.copied()) {
             self.begin(netns, links, namespaces, (kernel, directory));
         }
-        self.awaits = found.iter().any(|link| !self.known.contains_key(&link.id));
-        // More than there are: some have gone.
-        if self.known.len() > inventory.sub_interfaces.len() {
-            self.known
-                .retain(|id, _| inventory.sub_interfaces.contains_key(id) || away(*id));
-        }
+        let known = &self.known;
+        self.awaited
+            .retain(|id| inventory.sub_interfaces.contains_key(id) && !known.contains_key(id));
         self.follow_queues(inventory, namespaces, (kernel, directory));
     }
 

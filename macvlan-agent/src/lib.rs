@@ -13,6 +13,8 @@ pub mod kernel;
 pub mod kernel_counters;
 pub mod list;
 pub mod lives;
+#[cfg(test)]
+mod lot;
 pub mod manage;
 pub mod metrics;
 pub mod observe;

@@ -1,18 +1,15 @@
 //! Who has just come, and who has just gone: what the inventory says a moment too early. Pure but for the clock.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
 use hashbrown::HashMap;
 
-use crate::{
-    differences::differences,
-    topology::{
-        inventory::{Inventory, Parent},
-        link::LinkKey,
-    },
+use crate::topology::{
+    inventory::{Inventory, Parent},
+    link::LinkKey,
 };
 
 /// One that leaves a namespace may appear in another this much later: it moved.
@@ -35,26 +32,28 @@ pub struct Lives {
     away: HashMap<u64, Instant>,
     coming_up: HashMap<u64, Instant>,
     lingering: BTreeMap<LinkKey, (Instant, Parent)>,
+    /// Sub-interfaces of which something is over, until somebody asks.
+    over: BTreeSet<u64>,
 }
 
 impl Lives {
     /// Notes what changed between two inventories.
     pub fn follow(&mut self, before: &Inventory, after: &Inventory) {
         let now = Instant::now();
-        for (id, link) in differences(&before.sub_interfaces, &after.sub_interfaces) {
+        for (id, link) in before.sub_interfaces.differences(&after.sub_interfaces) {
             let Some(link) = link else {
-                self.away.insert(*id, now + AWAY);
-                self.coming_up.remove(id);
+                self.away.insert(id, now + AWAY);
+                self.coming_up.remove(&id);
                 continue;
             };
-            let known = before.sub_interfaces.contains_key(id) || self.away.remove(id).is_some();
+            let known = before.sub_interfaces.contains_key(&id) || self.away.remove(&id).is_some();
             if link.up {
-                self.coming_up.remove(id);
+                self.coming_up.remove(&id);
             } else if !known && before.complete {
-                self.coming_up.insert(*id, now + COMING_UP);
+                self.coming_up.insert(id, now + COMING_UP);
             }
         }
-        self.away.retain(|_, until| *until > now);
+        self.over.extend(ended(&mut self.away, now));
         for (key, parent) in before
             .parents
             .iter()
@@ -97,12 +96,16 @@ impl Lives {
     /// Ends what is over; says whether anything is.
     pub fn settle(&mut self) -> bool {
         let now = Instant::now();
-        let all = |lives: &Self| lives.coming_up.len() + lives.away.len() + lives.lingering.len();
-        let before = all(self);
-        self.coming_up.retain(|_, until| *until > now);
-        self.away.retain(|_, until| *until > now);
+        let lingered = self.lingering.len();
+        self.over.extend(ended(&mut self.coming_up, now));
+        self.over.extend(ended(&mut self.away, now));
         self.lingering.retain(|_, (until, _)| *until > now);
-        all(self) < before
+        !self.over.is_empty() || self.lingering.len() < lingered
+    }
+
+    /// The sub-interfaces of which something was over since somebody asked last.
+    pub fn take_over(&mut self) -> BTreeSet<u64> {
+        std::mem::take(&mut self.over)
     }
 
     /// When something has been over for long enough to be told.
@@ -118,33 +121,23 @@ impl Lives {
     }
 }
 
+/// Takes out those whose time is over.
+fn ended(lives: &mut HashMap<u64, Instant>, now: Instant) -> impl Iterator<Item = u64> {
+    lives.extract_if(move |_, until| *until <= now).map(|(id, _)| id)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::topology::{
-        inventory::SubInterface,
-        link::{Kind, LinkKey, Mode},
-    };
+    use crate::topology::{inventory::SubInterface, link::LinkKey};
 
     fn inventory(links: &[(u64, bool)]) -> Inventory {
         let key = LinkKey { netns: 1, ifindex: 2 };
         let link = |&(id, up): &(u64, bool)| SubInterface {
-            id,
-            key,
-            parent: key,
-            name: "macv1".to_owned(),
-            netns: "host".to_owned(),
-            mac: [2, 0, 0, 0, 0, 1],
-            mode: Mode::Bridge,
-            kind: Kind::Macvlan,
             up,
-            no_carrier: false,
-            keeps_source: false,
-            mtu: 1500,
-            addresses: Vec::new(),
-            born: true,
+            ..SubInterface::example(id, key, key)
         };
-        let sub_interfaces = links.iter().map(|each| (each.0, link(each).into())).collect();
+        let sub_interfaces = links.iter().map(link).collect();
         Inventory {
             sub_interfaces,
             complete: true,

@@ -9,7 +9,7 @@ use glob::Pattern;
 
 use crate::{
     config::file::{Config, Limits},
-    topology::inventory::Inventory,
+    topology::inventory::{Inventory, SubInterface},
 };
 
 /// What is observed.
@@ -67,26 +67,42 @@ impl Observed {
         }
         let mut observed = Inventory::clone(inventory);
         observed.parents.retain(|_, parent| self.observes(&parent.display));
-        let parents = &observed.parents;
-        observed
-            .sub_interfaces
-            .retain(|_, sub| parents.contains_key(&sub.parent));
+        for sub in inventory.sub_interfaces.values() {
+            if !observed.parents.contains_key(&sub.parent) {
+                observed.sub_interfaces.remove(sub.id);
+            }
+        }
         let spaces: BTreeSet<u32> = observed.parents.keys().map(|key| key.netns).collect();
         observed.host_ipv4.retain(|netns, _| spaces.contains(netns));
         observed.over_limit = self.over_limit(&observed);
         Arc::new(observed)
     }
 
+    fn is_managed(&self, sub: &SubInterface) -> bool {
+        !self.managed.is_empty() && self.managed.contains(&(sub.netns.clone(), sub.name.clone()))
+    }
+
     /// Who gets no counts of their own.
     fn over_limit(&self, observed: &Inventory) -> BTreeSet<u64> {
         let mut over_limit = BTreeSet::new();
+        let subs = &observed.sub_interfaces;
+        let many = subs.len() > self.limits.sub_interfaces as usize;
+        let crowded =
+            |(netns, count): (u32, usize)| netns != observed.own && count > self.limits.per_namespace as usize;
+        if !many && !subs.namespaces().any(crowded) {
+            return over_limit;
+        }
         let mut in_netns: BTreeMap<u32, u32> = BTreeMap::new();
         let mut in_all = 0;
-        for (id, sub) in &observed.sub_interfaces {
-            // In order of their ids: who has counts keeps them.
-            let limited = sub.netns != "host" && !self.managed.contains(&(sub.netns.clone(), sub.name.clone()));
+        // In order of their ids: who has counts keeps them.
+        for (id, sub) in subs.iter() {
+            if in_all >= self.limits.sub_interfaces {
+                over_limit.insert(*id);
+                continue;
+            }
+            let limited = sub.netns != "host" && !self.is_managed(sub);
             let count = in_netns.entry(sub.key.netns).or_default();
-            if in_all >= self.limits.sub_interfaces || limited && *count >= self.limits.per_namespace {
+            if limited && *count >= self.limits.per_namespace {
                 over_limit.insert(*id);
             } else {
                 in_all += 1;
@@ -102,10 +118,7 @@ mod tests {
     use super::*;
     use crate::{
         config::load::parse,
-        topology::{
-            inventory::{Parent, SubInterface},
-            link::{Kind, LinkKey, Mode},
-        },
+        topology::{inventory::Parent, link::LinkKey},
     };
 
     fn inventory(subs: &[(u64, u32, &str)]) -> Arc<Inventory> {
@@ -138,28 +151,15 @@ mod tests {
                 netns: if *netns == "host" { 1 } else { 2 },
                 ifindex: u32::try_from(*id).expect("small"),
             };
-            inventory.sub_interfaces.insert(
-                *id,
-                Arc::new(SubInterface {
-                    id: *id,
-                    key,
-                    parent: LinkKey {
-                        netns: 1,
-                        ifindex: *parent,
-                    },
-                    name: format!("macv{id}"),
-                    netns: (*netns).to_owned(),
-                    mac: [2, 0, 0, 0, 0, 1],
-                    mode: Mode::Bridge,
-                    kind: Kind::Macvlan,
-                    up: true,
-                    no_carrier: false,
-                    keeps_source: false,
-                    mtu: 1500,
-                    addresses: Vec::new(),
-                    born: true,
-                }),
-            );
+            let parent = LinkKey {
+                netns: 1,
+                ifindex: *parent,
+            };
+            inventory.sub_interfaces.insert(SubInterface {
+                name: format!("macv{id}"),
+                netns: (*netns).to_owned(),
+                ..SubInterface::example(*id, key, parent)
+            });
         }
         Arc::new(inventory)
     }

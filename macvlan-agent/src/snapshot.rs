@@ -1,6 +1,9 @@
 //! The one join: who there is, with what was counted, at one moment.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use macvlan_agent_ebpf::abi::{
     ParentKey,
@@ -10,9 +13,10 @@ use macvlan_agent_ebpf::abi::{
 
 use crate::{
     kernel::{
-        directory::{Directory, Sample, Wanted, WantedParent, WantedSubInterface},
+        directory::{Directory, Sample},
         hooks::{Hook, Outcome},
         load::Kernel,
+        tables::{Wanted, WantedParent, WantedSubInterface},
     },
     kernel_counters::KernelCounts,
     owners::{Owner, Owners},
@@ -124,31 +128,31 @@ fn device_flags(link: &SubInterface) -> u32 {
     tap | no_carrier
 }
 
-/// What the kernel's tables should hold for an inventory and for parents that had a sub-interface until just now;
-/// `coming_up` says of whom to take that it is up already.
+/// What the kernel's tables should hold for an inventory, given which sub-interfaces are to be looked at, and for parents
+/// that had a sub-interface until just now; `coming_up` says of whom to take that it is up already.
 #[must_use]
 pub fn wanted<'parent>(
     inventory: &'parent Inventory,
+    touched: &BTreeSet<u64>,
     lingering: impl Iterator<Item = &'parent Parent>,
     coming_up: impl Fn(u64) -> bool,
 ) -> Wanted {
+    let wanted = |link: &SubInterface| WantedSubInterface {
+        parent: parent_key(link.parent),
+        mac: link.mac,
+        mode: link.mode.number(),
+        // Of passthru the handler asks whether it was down when a frame was consumed.
+        up: link.up || link.mode != Mode::Passthru && coming_up(link.id),
+        device: parent_key(link.key),
+        device_flags: device_flags(link),
+        keeps_source: link.keeps_source,
+        addresses: link.addresses.clone(),
+        counted: !inventory.over_limit.contains(&link.id),
+    };
     Wanted {
-        sub_interfaces: inventory
-            .sub_interfaces
-            .values()
-            .map(|link| WantedSubInterface {
-                id: link.id,
-                parent: parent_key(link.parent),
-                mac: link.mac,
-                mode: link.mode.number(),
-                // Of passthru the handler asks whether it was down when a frame was consumed.
-                up: link.up || link.mode != Mode::Passthru && coming_up(link.id),
-                device: parent_key(link.key),
-                device_flags: device_flags(link),
-                keeps_source: link.keeps_source,
-                addresses: link.addresses.clone(),
-                counted: !inventory.over_limit.contains(&link.id),
-            })
+        sub_interfaces: touched
+            .iter()
+            .map(|id| (*id, inventory.sub_interfaces.get(id).map(|link| wanted(link))))
             .collect(),
         parents: inventory
             .parents

@@ -4,6 +4,7 @@
 
 pub mod attach;
 pub mod btf;
+mod claims;
 pub mod clsact;
 pub mod counts;
 mod credits;
@@ -19,4 +20,5 @@ pub mod offsets;
 pub mod room;
 pub mod support;
 mod system_call;
+pub mod tables;
 pub mod tracing_link;

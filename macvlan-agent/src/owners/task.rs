@@ -346,15 +346,9 @@ impl Task {
 
     /// The namespaces whose owners matter: those that sub-interfaces are in, but our own.
     fn wanted(&self) -> Vec<Namespace> {
-        let inodes: BTreeSet<u32> = self
-            .inventory
-            .sub_interfaces
-            .values()
-            .map(|link| link.key.netns)
-            .filter(|netns| *netns != self.own)
-            .collect();
+        let inodes = self.inventory.sub_interfaces.namespaces().map(|(inode, _)| inode);
         inodes
-            .into_iter()
+            .filter(|inode| *inode != self.own)
             .filter_map(|inode| self.namespaces.get(inode))
             .collect()
     }
@@ -364,10 +358,9 @@ impl Task {
         let wanted = self.wanted();
         let now = Instant::now();
         let mut gone = false;
+        let generations = generations(&wanted);
         self.waiting.retain(|inode, waiting| {
-            let is_there =
-                |namespace: &Namespace| namespace.inode == *inode && namespace.generation == waiting.generation;
-            let stays = wanted.iter().any(is_there);
+            let stays = generations.get(inode) == Some(&waiting.generation);
             gone |= !stays;
             stays
         });

@@ -5,14 +5,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
+    net::Ipv4Addr,
     time::Instant,
 };
 
 use super::{
     address::Address,
     follower::Event,
-    inventory::SubInterface,
+    inventory::SubInterfaces,
     link::{LinkKey, LinkMessage},
     moves::{Half, Moves, Traits},
 };
@@ -29,8 +29,6 @@ struct Link {
     round: u64,
     /// Made while we followed its namespace: nothing was counted for it before.
     born: bool,
-    /// As it stands in an inventory, until something about it changes.
-    made: Option<Arc<SubInterface>>,
 }
 
 #[derive(Default, Debug)]
@@ -39,9 +37,18 @@ struct Space {
     links: BTreeMap<u32, Link>,
     /// By the index of their link, each with the round of dumps in which it was last heard of.
     addresses: BTreeMap<u32, BTreeMap<Address, u64>>,
+    /// Of those the IPv4 addresses, until one of them changes.
+    ipv4: Option<BTreeSet<Ipv4Addr>>,
     round: u64,
     unsound: u32,
     read: bool,
+}
+
+/// Links of which an inventory may say something else than before.
+#[derive(Debug)]
+enum Touched {
+    All,
+    Some(BTreeSet<u32>),
 }
 
 /// All that is known of all namespaces.
@@ -60,6 +67,12 @@ pub(super) struct Tracker {
     resyncs: u64,
     /// How many sub-interfaces went or moved.
     departures: u64,
+    /// By namespace.
+    touched: BTreeMap<u32, Touched>,
+    /// Sub-interfaces as they stand in an inventory.
+    made: SubInterfaces,
+    /// Which of them stand on one parent.
+    standing: BTreeMap<LinkKey, BTreeSet<u64>>,
 }
 
 impl Tracker {
@@ -78,14 +91,12 @@ impl Tracker {
     }
 
     pub(super) fn remove(&mut self, netns: u32) {
-        for (ifindex, _) in self
-            .spaces
-            .remove(&netns)
-            .map(|space| space.links)
-            .into_iter()
-            .flatten()
-        {
+        let links = self.spaces.remove(&netns).map(|space| space.links);
+        for (ifindex, link) in links.into_iter().flatten() {
             self.moves.forget(LinkKey { netns, ifindex });
+            if let Some(id) = link.id {
+                self.unmake(id);
+            }
         }
         self.nsids.retain(|&(asked, _), _| asked != netns);
         for target in self.nsids.values_mut().filter(|target| **target == Some(netns)) {
@@ -93,12 +104,23 @@ impl Tracker {
         }
         self.wanted.retain(|&(asked, _)| asked != netns);
         self.queues.retain(|parent, _| parent.netns != netns);
-        self.forget_all_made();
+        self.touch_everything();
     }
 
     /// Another namespace may be meant by an id now.
-    fn forget_all_made(&mut self) {
-        self.spaces.values_mut().for_each(Space::forget_all_made);
+    fn touch_everything(&mut self) {
+        self.touched = self.spaces.keys().map(|netns| (*netns, Touched::All)).collect();
+    }
+
+    /// What an inventory says of this link may not hold any more.
+    fn touch(&mut self, netns: u32, ifindex: u32) {
+        let touched = self
+            .touched
+            .entry(netns)
+            .or_insert_with(|| Touched::Some(BTreeSet::new()));
+        if let Touched::Some(ifindexes) = touched {
+            ifindexes.insert(ifindex);
+        }
     }
 
     /// Has this namespace been read as a whole?
@@ -129,22 +151,21 @@ impl Tracker {
                 now,
             ),
             Event::Address(address) => {
-                space.forget_made(address.ifindex);
-                space
-                    .addresses
-                    .entry(address.ifindex)
-                    .or_default()
-                    .insert(address, space.round);
+                let ifindex = address.ifindex;
+                space.address_changes(&address);
+                space.addresses.entry(ifindex).or_default().insert(address, space.round);
+                self.touch(netns, ifindex);
             }
             Event::AddressGone(address) => {
-                space.forget_made(address.ifindex);
+                space.address_changes(&address);
                 if let Some(addresses) = space.addresses.get_mut(&address.ifindex) {
                     addresses.remove(&address);
                 }
+                self.touch(netns, address.ifindex);
             }
             Event::NsidGone(nsid) => {
                 self.nsids.remove(&(netns, nsid));
-                self.forget_all_made();
+                self.touch_everything();
             }
         }
     }
@@ -166,7 +187,7 @@ impl Tracker {
     /// What was asked for.
     pub(super) fn resolved(&mut self, netns: u32, nsid: i32, target: Option<u32>, now: Instant) {
         self.nsids.insert((netns, nsid), target);
-        self.forget_all_made();
+        self.touch_everything();
         if target.is_none() {
             return;
         }
@@ -215,7 +236,8 @@ impl Tracker {
             addresses.retain(|_, heard| *heard >= round);
         }
         space.addresses.retain(|_, addresses| !addresses.is_empty());
-        space.forget_all_made();
+        space.ipv4 = None;
+        self.touched.insert(netns, Touched::All);
         let gone: Vec<u32> = space
             .links
             .iter()
@@ -253,9 +275,9 @@ impl Tracker {
                 id,
                 round: space.round,
                 born,
-                made: None,
             },
         );
+        self.touch(netns, key.ifindex);
         self.settle(key, now);
     }
 
@@ -302,10 +324,15 @@ impl Tracker {
         let Some(space) = self.spaces.get_mut(&key.netns) else {
             return;
         };
-        space.addresses.remove(&key.ifindex);
+        if space.addresses.remove(&key.ifindex).is_some() {
+            space.ipv4 = None;
+        }
         let Some(link) = space.links.remove(&key.ifindex) else {
             return;
         };
+        if let Some(id) = link.id {
+            self.unmake(id);
+        }
         self.moves.forget(key);
         let moved = message.is_none_or(|message| message.new_netns);
         if link.facts.macvlan.is_none() {
@@ -352,8 +379,11 @@ impl Tracker {
             .get_mut(&key.netns)
             .and_then(|space| space.links.get_mut(&key.ifindex))
         {
-            link.id = Some(id);
-            link.made = None;
+            let before = link.id.replace(id);
+            if let Some(before) = before {
+                self.unmake(before);
+            }
+            self.touch(key.netns, key.ifindex);
         }
     }
 
@@ -379,6 +409,15 @@ impl Tracker {
             netns,
             ifindex: facts.link.unwrap_or(facts.ifindex),
         })
+    }
+}
+
+impl Space {
+    /// An address comes or goes.
+    fn address_changes(&mut self, address: &Address) {
+        if address.ip.is_ipv4() {
+            self.ipv4 = None;
+        }
     }
 }
 

@@ -1,12 +1,11 @@
 //! The inventory that follows from what the tracker holds.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    net::{IpAddr, Ipv4Addr},
 };
 
-use super::{Link, Space, Tracker};
+use super::{Link, Space, Touched, Tracker};
 use crate::topology::{
     inventory::{Inventory, Parent, SubInterface},
     link::{LinkKey, LinkMessage},
@@ -21,68 +20,82 @@ impl Tracker {
     pub(in crate::topology) fn inventory(&mut self) -> Inventory {
         self.make();
         let mut inventory = Inventory {
+            own: self.own,
             departures: self.departures,
             netlink_resyncs: self.resyncs,
+            sub_interfaces: self.made.clone(),
             ..Inventory::default()
         };
-        let mut sub_interfaces = Vec::new();
-        // Those of one parent stand together, as a rule.
-        let mut same = None;
-        for link in self.spaces.values().flat_map(|space| space.links.values()) {
-            let Some(sub) = &link.made else { continue };
-            if same != Some(sub.parent) {
-                let Some(home) = self.spaces.get(&sub.parent.netns) else {
-                    continue;
-                };
-                let Some(parent) = home.links.get(&sub.parent.ifindex) else {
-                    continue;
-                };
-                let parent = inventory
-                    .parents
-                    .entry(sub.parent)
-                    .or_insert_with_key(|&key| self.parent(key, home, &parent.facts));
-                if self.queues.contains_key(&sub.parent) {
-                    same = Some(sub.parent);
-                } else {
-                    let asked = link.facts.macvlan.as_ref().and_then(|macvlan| macvlan.queue_asked);
-                    parent.broadcast_queue_limit = parent.broadcast_queue_limit.max(asked);
+        for (&key, ids) in &self.standing {
+            let home = self.spaces.get(&key.netns);
+            let Some((home, link)) = home.and_then(|home| Some((home, home.links.get(&key.ifindex)?))) else {
+                // Not heard of yet, or no more.
+                for id in ids {
+                    inventory.sub_interfaces.remove(*id);
                 }
+                continue;
+            };
+            let mut parent = self.parent(key, home, &link.facts);
+            if parent.broadcast_queue_limit.is_none() {
+                parent.broadcast_queue_limit = ids.iter().filter_map(|id| self.queue_asked(*id)).max();
             }
-            sub_interfaces.push((sub.id, Arc::clone(sub)));
+            inventory.parents.insert(key, parent);
         }
-        inventory.sub_interfaces = sub_interfaces.into_iter().collect();
         for netns in inventory.parents.keys().map(|key| key.netns) {
-            inventory.host_ipv4.entry(netns).or_insert_with(|| {
-                let addresses = self
-                    .spaces
-                    .get(&netns)
-                    .into_iter()
-                    .flat_map(|space| space.addresses.values());
-                let ips = addresses
-                    .flat_map(BTreeMap::keys)
-                    .filter_map(|address| match address.ip {
-                        IpAddr::V4(ip) if !ip.is_loopback() => Some(ip),
-                        _ => None,
-                    });
-                ips.collect()
-            });
+            if let (Entry::Vacant(vacant), Some(home)) = (inventory.host_ipv4.entry(netns), self.spaces.get_mut(&netns))
+            {
+                vacant.insert(home.ipv4().clone());
+            }
         }
         inventory
     }
 
-    /// Makes those sub-interfaces that have changed.
+    /// The length of the broadcast queue that a sub-interface asks for.
+    fn queue_asked(&self, id: u64) -> Option<u32> {
+        let LinkKey { netns, ifindex } = self.made.get(&id)?.key;
+        let facts = &self.spaces.get(&netns)?.links.get(&ifindex)?.facts;
+        facts.macvlan.as_ref()?.queue_asked
+    }
+
+    /// Makes those sub-interfaces that may have changed.
     fn make(&mut self) {
-        let mut made = Vec::new();
-        for (&netns, space) in &self.spaces {
-            let unmade = space.links.values().filter(|link| link.made.is_none());
-            made.extend(unmade.filter_map(|link| self.sub_interface(netns, space, link)));
-        }
-        for sub in made {
-            let LinkKey { netns, ifindex } = sub.key;
-            let space = self.spaces.get_mut(&netns);
-            if let Some(link) = space.and_then(|space| space.links.get_mut(&ifindex)) {
-                link.made = Some(Arc::new(sub));
+        for (netns, touched) in std::mem::take(&mut self.touched) {
+            let Some(space) = self.spaces.get(&netns) else { continue };
+            let ifindexes: Vec<u32> = match touched {
+                Touched::Some(ifindexes) => ifindexes.into_iter().collect(),
+                Touched::All => space.links.keys().copied().collect(),
+            };
+            let links = ifindexes.iter().filter_map(|ifindex| space.links.get(ifindex));
+            let made: Vec<(u64, Option<SubInterface>)> = links
+                .filter_map(|link| Some((link.id?, self.sub_interface(netns, space, link))))
+                .collect();
+            for (id, sub) in made {
+                match sub {
+                    Some(sub) => self.put(sub),
+                    None => self.unmake(id),
+                }
             }
+        }
+    }
+
+    fn put(&mut self, sub: SubInterface) {
+        let before = self.made.get(&sub.id);
+        if before.is_some_and(|before| **before == sub) {
+            return;
+        }
+        if let Some(before) = before
+            && before.parent != sub.parent
+        {
+            leave(&mut self.standing, before.parent, sub.id);
+        }
+        self.standing.entry(sub.parent).or_default().insert(sub.id);
+        self.made.insert(sub);
+    }
+
+    /// No sub-interface has this id any more.
+    pub(super) fn unmake(&mut self, id: u64) {
+        if let Some(sub) = self.made.remove(id) {
+            leave(&mut self.standing, sub.parent, id);
         }
     }
 
@@ -157,18 +170,16 @@ impl Tracker {
 }
 
 impl Space {
-    /// What an inventory says of this link does not hold any more.
-    pub(super) fn forget_made(&mut self, ifindex: u32) {
-        if let Some(link) = self.links.get_mut(&ifindex) {
-            link.made = None;
-        }
-    }
-
-    /// What an inventory says of any of its links does not hold any more.
-    pub(super) fn forget_all_made(&mut self) {
-        for link in self.links.values_mut() {
-            link.made = None;
-        }
+    /// The IPv4 addresses of all its links, without 127.0.0.0/8.
+    fn ipv4(&mut self) -> &BTreeSet<Ipv4Addr> {
+        self.ipv4.get_or_insert_with(|| {
+            let addresses = self.addresses.values().flat_map(BTreeMap::keys);
+            let ips = addresses.filter_map(|address| match address.ip {
+                IpAddr::V4(ip) if !ip.is_loopback() => Some(ip),
+                _ => None,
+            });
+            ips.collect()
+        })
     }
 
     fn addresses_of(&self, ifindex: u32) -> Vec<IpAddr> {
@@ -180,5 +191,15 @@ impl Space {
             .map(|(address, _)| address.ip)
             .collect();
         ips.into_iter().collect()
+    }
+}
+
+/// A sub-interface stands on this parent no more.
+fn leave(standing: &mut BTreeMap<LinkKey, BTreeSet<u64>>, parent: LinkKey, id: u64) {
+    if let Some(ids) = standing.get_mut(&parent) {
+        ids.remove(&id);
+        if ids.is_empty() {
+            standing.remove(&parent);
+        }
     }
 }

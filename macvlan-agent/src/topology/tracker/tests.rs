@@ -2,7 +2,7 @@ use std::{net::IpAddr, time::Duration};
 
 use super::*;
 use crate::topology::{
-    inventory::{Inventory, Parent},
+    inventory::{Inventory, Parent, SubInterface},
     link::{Kind, Macvlan, Mode},
 };
 
@@ -64,29 +64,22 @@ impl World {
 
     /// An inventory is what it would be if nothing of it had been made before.
     fn check(&mut self, inventory: &Inventory) {
-        let kept = self
-            .tracker
-            .spaces
-            .values_mut()
-            .flat_map(|space| space.links.values_mut());
-        let kept: Vec<_> = kept.map(|link| link.made.take()).collect();
+        self.tracker.made = SubInterfaces::default();
+        self.tracker.standing = BTreeMap::new();
+        for space in self.tracker.spaces.values_mut() {
+            space.ipv4 = None;
+        }
+        self.tracker.touch_everything();
         assert!(
             self.tracker.inventory() == *inventory,
             "something made before is out of date"
         );
-        let links = self
-            .tracker
-            .spaces
-            .values_mut()
-            .flat_map(|space| space.links.values_mut());
-        for (link, made) in links.zip(kept) {
-            link.made = made;
-        }
     }
 
     fn subs(&mut self) -> Vec<SubInterface> {
-        let subs = self.tracker.inventory().sub_interfaces.into_values();
-        subs.map(Arc::unwrap_or_clone).collect()
+        let inventory = self.tracker.inventory();
+        let subs = inventory.sub_interfaces.values();
+        subs.map(|sub| SubInterface::clone(sub)).collect()
     }
 
     fn only(&mut self) -> SubInterface {
