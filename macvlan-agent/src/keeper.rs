@@ -27,7 +27,7 @@ use crate::{
     pace::{Pace, Stint},
     snapshot::{Collected, HookState, ParentSample, Snapshot, SubInterfaceSample, wanted},
     topology::{
-        inventory::{Inventory, Parent},
+        inventory::{Inventory, Parent, SubInterface},
         link::{LinkKey, Mode},
         watcher::Namespaces,
     },
@@ -65,6 +65,8 @@ pub struct Keeper {
     directory: Directory,
     arguments: KernelArgs,
     inventory: Arc<Inventory>,
+    /// Its sub-interfaces in a row, once they were asked for: they are walked through several times.
+    subs: Option<Arc<[Arc<SubInterface>]>>,
     namespaces: Namespaces,
     parents: BTreeMap<LinkKey, Attached>,
     handler: Option<Handler>,
@@ -100,6 +102,7 @@ impl Keeper {
             directory,
             arguments,
             inventory: Arc::default(),
+            subs: None,
             namespaces,
             parents: BTreeMap::new(),
             handler: None,
@@ -136,6 +139,7 @@ impl Keeper {
             .chain(self.lives.take_over())
             .collect();
         self.inventory = inventory;
+        self.subs = None;
         let namespaces = &self.namespaces;
         self.directory.retain_namespaces(|netns| namespaces.contains(netns));
         self.lives.retain_namespaces(|netns| namespaces.contains(netns));
@@ -214,14 +218,21 @@ impl Keeper {
         self.read()
     }
 
+    fn subs(&mut self) -> Arc<[Arc<SubInterface>]> {
+        let all = &self.inventory.sub_interfaces;
+        let subs = self.subs.get_or_insert_with(|| all.values().cloned().collect());
+        Arc::clone(subs)
+    }
+
     fn read(&mut self) -> Snapshot {
         let begun = Instant::now();
-        let early = self.down_inferred();
+        let subs = self.subs();
+        let early = self.down_inferred(&subs);
         // The kernel's counters before ours: what arrives in between makes multicast late, never too much.
         let asked = Instant::now();
-        self.kernel_counters.read(&self.inventory, &self.namespaces);
+        self.kernel_counters.read(&subs, &self.namespaces);
         let mut waited = asked.elapsed();
-        let mut snapshot = Snapshot::join(&self.inventory, &mut self.directory, &self.kernel);
+        let mut snapshot = Snapshot::join(&self.inventory, &subs, &mut self.directory, &self.kernel);
         let asked = Instant::now();
         // Of mode source there is nothing to hold ours against.
         let samples = snapshot
@@ -229,8 +240,7 @@ impl Keeper {
             .iter()
             .filter(|each| each.link.mode != Mode::Source);
         let samples = samples.filter_map(|each| Some((&*each.link, each.sample.as_ref()?)));
-        self.kernel_counters
-            .read_again(&self.inventory, &self.namespaces, samples);
+        self.kernel_counters.read_again(&subs, &self.namespaces, samples);
         waited += asked.elapsed();
         for each in &mut snapshot.sub_interfaces {
             self.compare(each, early.as_ref());
@@ -301,18 +311,14 @@ impl Keeper {
     }
 
     /// The counts of those that may have been taken to be down, while no handler says what became of their frames.
-    fn down_inferred(&mut self) -> Option<HashMap<u64, ApparentlyDown>> {
+    fn down_inferred(&mut self, subs: &[Arc<SubInterface>]) -> Option<HashMap<u64, ApparentlyDown>> {
         let lives = &self.lives;
         self.inferences
             .retain(|id, _| self.inventory.sub_interfaces.contains_key(id) || lives.is_away(*id));
         if self.handler.is_some() {
             return None;
         }
-        let links = self
-            .inventory
-            .sub_interfaces
-            .values()
-            .filter(|link| link.mode != Mode::Source);
+        let links = subs.iter().filter(|link| link.mode != Mode::Source);
         let counted = links.filter_map(|link| {
             let early = ApparentlyDown::of(self.directory.rare(link.id, ApparentlyDown::COUNTERS)?);
             (early != ApparentlyDown::default()).then_some((link.id, early))

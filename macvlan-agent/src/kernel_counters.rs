@@ -1,7 +1,10 @@
 //! The kernel's own counters of sub-interfaces, as differences since the agent knows them: what no hook of ours sees,
 //! and what our own counts are held against.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use hashbrown::HashMap;
 use macvlan_agent_ebpf::abi::{Counter, ParentKey};
@@ -257,12 +260,12 @@ impl KernelCounters {
     }
 
     /// Reads the counters of all sub-interfaces, before ours are read.
-    pub fn read(&mut self, inventory: &Inventory, namespaces: &Namespaces) {
+    pub fn read(&mut self, subs: &[Arc<SubInterface>], namespaces: &Namespaces) {
         if self.off {
             return;
         }
         self.missing = None;
-        self.read_all(inventory, namespaces, |_| true);
+        self.read_all(subs, namespaces, |_| true);
         for known in self.known.values_mut() {
             known.before = unicast(known.kernel.total);
         }
@@ -272,7 +275,7 @@ impl KernelCounters {
     /// then. Where ours are what the kernel had counted before, they are so already.
     pub fn read_again<'a>(
         &mut self,
-        inventory: &Inventory,
+        subs: &[Arc<SubInterface>],
         namespaces: &Namespaces,
         samples: impl Iterator<Item = (&'a SubInterface, &'a Sample)>,
     ) {
@@ -282,14 +285,14 @@ impl KernelCounters {
         let moved = samples.filter(|(link, sample)| self.error(link.id, sample).is_some_and(|error| error > 0));
         let moved: BTreeSet<u32> = moved.map(|(link, _)| link.key.netns).collect();
         if !moved.is_empty() || !self.queues.is_empty() {
-            self.read_all(inventory, namespaces, |netns| moved.contains(&netns));
+            self.read_all(subs, namespaces, |netns| moved.contains(&netns));
         }
     }
 
     /// Reads those of sub-interfaces in the namespaces that are `wanted`, and of the parents with a silent queue.
-    fn read_all(&mut self, inventory: &Inventory, namespaces: &Namespaces, wanted: impl Fn(u32) -> bool) {
+    fn read_all(&mut self, subs: &[Arc<SubInterface>], namespaces: &Namespaces, wanted: impl Fn(u32) -> bool) {
         self.reader.retain(|netns| is_lasting(namespaces, netns));
-        let subs = inventory.sub_interfaces.values().map(AsRef::as_ref);
+        let subs = subs.iter().map(AsRef::as_ref);
         let mut links = by_namespace(subs.filter(|link: &&SubInterface| wanted(link.key.netns)));
         for key in self.queues.keys() {
             links.entry(key.netns).or_default();

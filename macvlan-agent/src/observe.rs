@@ -84,17 +84,18 @@ impl Observed {
 
     /// Who gets no counts of their own.
     fn over_limit(&self, observed: &Inventory) -> BTreeSet<u64> {
-        let mut over_limit = BTreeSet::new();
         let subs = &observed.sub_interfaces;
-        let many = subs.len() > self.limits.sub_interfaces as usize;
-        let crowded =
-            |(netns, count): (u32, usize)| netns != observed.own && count > self.limits.per_namespace as usize;
-        if !many && !subs.namespaces().any(crowded) {
-            return over_limit;
+        let (in_all, per_namespace) = (self.limits.sub_interfaces as usize, self.limits.per_namespace as usize);
+        // In order of their ids: who has counts keeps them.
+        if !subs
+            .namespaces()
+            .any(|(netns, count)| netns != observed.own && count > per_namespace)
+        {
+            return subs.keys().skip(in_all).copied().collect();
         }
+        let mut over_limit = BTreeSet::new();
         let mut in_netns: BTreeMap<u32, u32> = BTreeMap::new();
         let mut in_all = 0;
-        // In order of their ids: who has counts keeps them.
         for (id, sub) in subs.iter() {
             if in_all >= self.limits.sub_interfaces {
                 over_limit.insert(*id);

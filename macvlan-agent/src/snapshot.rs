@@ -173,8 +173,8 @@ pub fn wanted<'parent>(
 }
 
 impl Snapshot {
-    /// Joins an inventory with the counts of its directory.
-    pub fn join(inventory: &Arc<Inventory>, directory: &mut Directory, kernel: &Kernel) -> Self {
+    /// Joins an inventory, whose sub-interfaces are `subs`, with the counts of its directory.
+    pub fn join(inventory: &Inventory, subs: &[Arc<SubInterface>], directory: &mut Directory, kernel: &Kernel) -> Self {
         let counts = kernel.counts();
         let names: BTreeMap<LinkKey, Arc<str>> = inventory
             .parents
@@ -182,12 +182,11 @@ impl Snapshot {
             .map(|(key, parent)| (*key, parent.display.as_str().into()))
             .collect();
         let mut standing: BTreeMap<LinkKey, usize> = BTreeMap::new();
-        for link in inventory.sub_interfaces.values() {
+        for link in subs {
             *standing.entry(link.parent).or_default() += 1;
         }
-        let sub_interfaces = inventory
-            .sub_interfaces
-            .values()
+        let sub_interfaces = subs
+            .iter()
             .map(|link| SubInterfaceSample {
                 parent: names.get(&link.parent).map_or_else(|| "".into(), Arc::clone),
                 owner: None,

@@ -1,7 +1,7 @@
 //! A table in which several may claim one key, of whom one has it: it is changed claim by claim, and tells what is to be
 //! written after that. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use smallvec::SmallVec;
 
@@ -18,18 +18,12 @@ pub(super) struct Difference<K, C, V> {
     pub(super) after: Option<(C, V)>,
 }
 
-#[derive(Debug)]
-struct Claimed<C, V> {
-    claims: SmallVec<[(C, V); 1]>,
-    written: Option<V>,
-}
-
 /// The table.
 #[derive(Debug)]
 pub(super) struct Claims<K, C, V> {
-    keys: BTreeMap<K, Claimed<C, V>>,
-    /// Those of which something else may have to be written.
-    touched: BTreeSet<K>,
+    keys: BTreeMap<K, SmallVec<[(C, V); 1]>>,
+    /// Keys of which something else may have to be written, with what was written of them last.
+    touched: BTreeMap<K, Option<V>>,
     chooses: Chooses<C, V>,
 }
 
@@ -38,56 +32,61 @@ impl<K: Copy + Ord, C: Copy + Ord, V: Copy + PartialEq> Claims<K, C, V> {
     pub(super) fn new(chooses: Chooses<C, V>) -> Self {
         Self {
             keys: BTreeMap::new(),
-            touched: BTreeSet::new(),
+            touched: BTreeMap::new(),
             chooses,
         }
     }
 
+    fn touch(&mut self, key: K) {
+        // What has not been touched since is written as it is.
+        let written = self.holder(key).map(|(_, value)| value);
+        self.touched.entry(key).or_insert(written);
+    }
+
     /// Somebody claims a key, or claims it otherwise than before.
     pub(super) fn claim(&mut self, key: K, who: C, value: V) {
-        let claimed = self.keys.entry(key).or_insert_with(|| Claimed {
-            claims: SmallVec::new(),
-            written: None,
-        });
-        match claimed.claims.binary_search_by_key(&who, |(claimant, _)| *claimant) {
-            Ok(at) => claimed.claims[at].1 = value,
-            Err(at) => claimed.claims.insert(at, (who, value)),
+        self.touch(key);
+        let claims = self.keys.entry(key).or_default();
+        match claims.binary_search_by_key(&who, |(claimant, _)| *claimant) {
+            Ok(at) => claims[at].1 = value,
+            Err(at) => claims.insert(at, (who, value)),
         }
-        self.touched.insert(key);
     }
 
     /// Somebody claims a key no more.
     pub(super) fn withdraw(&mut self, key: K, who: &C) {
-        if let Some(claimed) = self.keys.get_mut(&key) {
-            claimed.claims.retain(|(claimant, _)| claimant != who);
-            self.touched.insert(key);
+        self.touch(key);
+        if let Some(claims) = self.keys.get_mut(&key) {
+            claims.retain(|(claimant, _)| claimant != who);
+            if claims.is_empty() {
+                self.keys.remove(&key);
+            }
         }
     }
 
     /// Who has a key, and how it is to be written.
     pub(super) fn holder(&self, key: K) -> Option<(C, V)> {
-        (self.chooses)(&self.keys.get(&key)?.claims).copied()
+        (self.chooses)(self.keys.get(&key)?).copied()
     }
 
     /// Whether several claim a key.
     pub(super) fn is_disputed(&self, key: K) -> bool {
-        self.keys.get(&key).is_some_and(|claimed| claimed.claims.len() > 1)
+        self.keys.get(&key).is_some_and(|claims| claims.len() > 1)
     }
 
-    /// The keys from this one on, in order: those that are to be taken out among them.
+    /// The keys from this one on, in order.
     pub(super) fn keys_from(&self, first: K) -> impl Iterator<Item = K> {
         self.keys.range(first..).map(|(key, _)| *key)
     }
 
-    /// The keys of which something else may have to be written.
+    /// The keys of which something else may have to be written, in order.
     pub(super) fn touched(&self) -> impl Iterator<Item = K> {
-        self.touched.iter().copied()
+        self.touched.keys().copied()
     }
 
     /// What is to be written, in order of the keys.
     pub(super) fn differences(&self) -> impl Iterator<Item = Difference<K, C, V>> {
-        self.touched().filter_map(|key| {
-            let before = self.keys.get(&key)?.written;
+        self.touched.iter().filter_map(|(&key, &before)| {
             let after = self.holder(key);
             let differs = before != after.map(|(_, value)| value);
             differs.then_some(Difference { key, before, after })
@@ -96,14 +95,7 @@ impl<K: Copy + Ord, C: Copy + Ord, V: Copy + PartialEq> Claims<K, C, V> {
 
     /// All of that was written.
     pub(super) fn written(&mut self) {
-        for key in std::mem::take(&mut self.touched) {
-            let written = self.holder(key).map(|(_, value)| value);
-            if written.is_none() {
-                self.keys.remove(&key);
-            } else if let Some(claimed) = self.keys.get_mut(&key) {
-                claimed.written = written;
-            }
-        }
+        self.touched.clear();
     }
 
     /// How many keys it has.
@@ -140,7 +132,7 @@ mod tests {
         table.withdraw(2, &5);
         table.withdraw(1, &7);
         table.withdraw(3, &7);
-        assert_eq!(table.keys_from(0).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(table.keys_from(0).collect::<Vec<_>>(), [2]);
         assert_eq!(
             differences(&table),
             [(1, Some('a'), None), (2, Some('b'), Some('c'))],

@@ -18,7 +18,7 @@ use super::{
     claims::Claims,
     counts::Mapped,
     load::{Kernel, LoadError},
-    tables::{Moved, Tables},
+    tables::{Moved, Tables, is_on},
 };
 use crate::differences::differences;
 
@@ -56,7 +56,8 @@ impl Words {
     /// Brings those of sub-interfaces to what the tables say now.
     fn follow(&mut self, tables: &Tables, moved: &[Moved]) {
         for Moved { parent, before } in moved {
-            for key in tables.on(*parent) {
+            let gone = tables.sub_interfaces.touched().filter(|key| is_on(key, *parent));
+            for key in tables.on(*parent).chain(gone) {
                 if let Some(slot) = before {
                     let place = front::of_sub_interface(*slot, Mac::of(key.mac));
                     self.sub_interfaces.withdraw(place.index, &key);

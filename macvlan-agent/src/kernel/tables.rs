@@ -273,9 +273,15 @@ impl Tables {
     /// The keys of those that stand on a parent.
     pub(super) fn on(&self, parent: ParentKey) -> impl Iterator<Item = SubInterfaceKey> {
         let first = SubInterfaceKey::new(parent, [0; 6]);
-        let of_parent = move |key: &SubInterfaceKey| (key.netns, key.parent) == (parent.netns, parent.ifindex);
-        self.sub_interfaces.keys_from(first).take_while(of_parent)
+        self.sub_interfaces
+            .keys_from(first)
+            .take_while(move |key| is_on(key, parent))
     }
+}
+
+/// Whether this is the key of one that stands on `parent`.
+pub(super) fn is_on(key: &SubInterfaceKey, parent: ParentKey) -> bool {
+    (key.netns, key.parent) == (parent.netns, parent.ifindex)
 }
 
 /// An address as those ask for it who are on `parent`.
