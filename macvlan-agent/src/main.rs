@@ -37,13 +37,14 @@ fn main() -> ExitCode {
 }
 
 /// Lets the allocator return what is large as soon as it is not used any more, and hold one heap instead of one for each
-/// thread: an agent is busy for some milliseconds a minute.
+/// thread: an agent is busy for some milliseconds a minute. The end of the heap is let go where it is more than the parts
+/// of a scrape that are under way, or each of them would be got anew.
 fn give_memory_back() {
     #[cfg(target_env = "gnu")]
     for (parameter, value) in [
         (libc::M_ARENA_MAX, 1),
         (libc::M_MMAP_THRESHOLD, 128 * 1024),
-        (libc::M_TRIM_THRESHOLD, 128 * 1024),
+        (libc::M_TRIM_THRESHOLD, 1024 * 1024),
     ] {
         // SAFETY: called before there is another thread, with numbers that glibc documents; a refusal changes nothing.
         unsafe { libc::mallopt(parameter, value) };
