@@ -3,6 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
     time::Duration,
 };
 
@@ -26,6 +27,7 @@ use crate::{
     http::{self, App, Pages, listen, serve, web_config::Live},
     keeper::{self, Keeper},
     kernel::{
+        drop_reason::Symbols,
         hooks::{Hook, Wish},
         load::{Kernel, LoadError},
         module_events::ModuleEvents,
@@ -100,6 +102,9 @@ pub async fn start(arguments: Run) -> Result<Agent> {
         .await
         .context("cannot read this host's interfaces")?;
     let namespaces = topology.namespaces.clone();
+    // It takes long, and nothing is dropped where there is no parent.
+    let has_parents = !topology.inventory.borrow().parents.is_empty();
+    let symbols = has_parents.then(|| thread::spawn(Symbols::read));
     let owners = owners::start(
         until(stopped.clone()),
         (topology.inventory.clone(), topology.namespaces.clone()),
@@ -109,7 +114,7 @@ pub async fn start(arguments: Run) -> Result<Agent> {
     );
     let kernel = kernel.await??;
     let room = kernel.room();
-    let keeper = keep(kernel, arguments.kernel.clone(), namespaces, stopped.clone()).await?;
+    let keeper = keep((kernel, symbols), arguments.kernel.clone(), namespaces, stopped.clone()).await?;
     let own_metrics = Arc::new(Own::new(!arguments.disable_exporter_metrics)?);
     let (observed, observe) = watch::channel(Observed::default());
     let manager = Manager::new(
@@ -197,13 +202,13 @@ fn load(arguments: &KernelArgs, configuration: Option<&Config>, own: &Netns) -> 
 
 /// Begins to keep the kernel side, and has the programs' log read.
 async fn keep(
-    kernel: Kernel,
+    (kernel, symbols): (Kernel, Option<thread::JoinHandle<Symbols>>),
     arguments: KernelArgs,
     namespaces: Namespaces,
     stopped: watch::Receiver<bool>,
 ) -> Result<Arc<Mutex<Keeper>>> {
     let built_in = kernel.macvlan_is_built_in();
-    let keeper = spawn_blocking(move || Keeper::new(arguments, kernel, namespaces)).await??;
+    let keeper = spawn_blocking(move || Keeper::new(arguments, kernel, namespaces, symbols)).await??;
     let keeper = Arc::new(Mutex::new(keeper));
     forward_kernel_log(&keeper, stopped);
     if !built_in && let Some(note) = keeper::module_note() {

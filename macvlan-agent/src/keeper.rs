@@ -5,7 +5,9 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     os::unix::fs::MetadataExt as _,
+    panic::resume_unwind,
     sync::Arc,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -18,6 +20,7 @@ use crate::{
     kernel::{
         attach::{self, FrameFree, Handler},
         directory::Directory,
+        drop_reason::Symbols,
         hooks::{HOOKS, Hook, Mechanism, NotAttached, Outcome, Reason, Wish},
         load::{Kernel, LoadError, chain},
         support,
@@ -73,8 +76,10 @@ pub struct Keeper {
     handler_outcome: Outcome,
     /// The module that the handler was armed in: another one has another inode.
     module: Option<u64>,
-    /// Whether `frame_free` was told where the handler of this module is, armed or not.
+    /// Whether `frame_free` was told where the handler of this module is, armed or not, and all else that decides.
     located: Located,
+    /// That is being read.
+    symbols: Option<JoinHandle<Symbols>>,
     /// When to try again to arm it, and how often that was done: a module that is just coming may not be ready.
     again: Option<(Instant, u32)>,
     frame_free: Result<FrameFree, NotAttached>,
@@ -87,8 +92,13 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Begins with the programs loaded and nothing attached.
-    pub fn new(arguments: KernelArgs, mut kernel: Kernel, namespaces: Namespaces) -> Result<Self, LoadError> {
+    /// Begins with the programs loaded and nothing attached; `symbols` are being read where there are parents already.
+    pub fn new(
+        arguments: KernelArgs,
+        mut kernel: Kernel,
+        namespaces: Namespaces,
+        symbols: Option<JoinHandle<Symbols>>,
+    ) -> Result<Self, LoadError> {
         let directory = Directory::new(&mut kernel)?;
         let kernel_counters = KernelCounters::new(arguments.wish(Hook::KernelCounters), kernel.queue_is_silent());
         let frame_free = if arguments.wish(Hook::FrameFree) == Wish::Off {
@@ -109,6 +119,7 @@ impl Keeper {
             handler_outcome: Err(NotAttached::new(Reason::ModuleAbsent, "not tried yet")),
             module: None,
             located: Located::NotYet,
+            symbols,
             again: None,
             frame_free,
             missed: Missed::default(),
@@ -143,11 +154,18 @@ impl Keeper {
         let namespaces = &self.namespaces;
         self.directory.retain_namespaces(|netns| namespaces.contains(netns));
         self.lives.retain_namespaces(|netns| namespaces.contains(netns));
+        if self.symbols.is_some() {
+            self.locate();
+        } else if self.is_to_be_located() {
+            // Meanwhile the kernel makes us wait for its attaching.
+            self.symbols = Some(thread::spawn(Symbols::read));
+        }
         // Slots first: a sub-interface counts from its first frame.
         self.fill_tables(&touched);
         self.let_go();
         self.follow_module();
         self.attach_new();
+        self.locate();
         // Attaching waits for the kernel: by now it may be time, and then the kernel's counters have a beginning.
         self.directory.collect_credits(&self.kernel);
         self.follow_counters(&touched);
@@ -167,6 +185,7 @@ impl Keeper {
         self.directory.collect_credits(&self.kernel);
         // A module that is being removed deletes its links first, and is still there when we hear of that.
         self.follow_module();
+        self.locate();
         let is_over = self.lives.settle();
         let touched = self.lives.take_over();
         if self.kernel_counters.awaits() || !touched.is_empty() {
@@ -451,14 +470,32 @@ impl Keeper {
         }))
     }
 
+    /// Whether it matters where things are decided, and is not known of this module.
+    fn is_to_be_located(&self) -> bool {
+        !self.inventory.parents.is_empty() && self.located != Located::In(module())
+    }
+
+    /// Looks where things are decided, whether or not we can probe there: `frame_free` tells by its place what is freed.
+    fn locate(&mut self) {
+        let reading = self.symbols.take();
+        if !self.is_to_be_located() {
+            return;
+        }
+        self.located = Located::In(module());
+        let read_before = reading.map(|reading| reading.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        let mut symbols = read_before.unwrap_or_else(Symbols::read);
+        if self.handler.is_some() && !symbols.have_handler() {
+            // A module that was just coming did not have its symbols yet.
+            symbols = Symbols::read();
+        }
+        if let Err(error) = self.kernel.locate(&symbols) {
+            tracing::error!(error = %chain(&error), "causes of drops cannot be told by their place");
+        }
+    }
+
     /// Arms the handler when macvlan comes, and again when its module was replaced: a probe does not survive that.
     pub fn follow_module(&mut self) {
-        let module = fs::metadata("/sys/module/macvlan").map(|meta| meta.ino()).ok();
-        if self.located != Located::In(module) {
-            // Whether or not we can probe it: `frame_free` tells by its place what is freed in it.
-            self.kernel.locate_handler();
-            self.located = Located::In(module);
-        }
+        let module = module();
         if self.arguments.wish(Hook::HandleFrame) == Wish::Off {
             self.handler_outcome = Err(turned_off(Hook::HandleFrame));
             return;
@@ -483,9 +520,8 @@ impl Keeper {
                 self.module = module;
                 self.again = None;
                 self.verdicts_seen = true;
-                // Again: a module that was just coming may not have had its symbols yet.
                 if !self.kernel.handler_is_located() {
-                    self.kernel.locate_handler();
+                    self.located = Located::NotYet;
                 }
                 log_outcome(Hook::HandleFrame, "", &self.handler_outcome);
             }
@@ -519,6 +555,7 @@ impl Keeper {
     pub fn module_changed(&mut self) -> Option<Instant> {
         self.again = None;
         self.follow_module();
+        self.locate();
         self.next_due()
     }
 
@@ -538,6 +575,11 @@ impl Keeper {
             self.detach(key);
         }
     }
+}
+
+/// Which macvlan module there is; none where it is built in, or absent.
+fn module() -> Option<u64> {
+    fs::metadata("/sys/module/macvlan").map(|meta| meta.ino()).ok()
 }
 
 fn turned_off(hook: Hook) -> NotAttached {

@@ -11,7 +11,10 @@ use std::{
 
 use macvlan_agent_ebpf::abi::{Location, Locations, Range, label::Cause, limits};
 
-use super::btf::{Btf, BtfError};
+use super::{
+    attach::HANDLER,
+    btf::{Btf, BtfError},
+};
 
 /// Reasons that matter here. `NOT_SPECIFIED` says nothing, the function does.
 const REASONS: &[(&str, Cause)] = &[
@@ -120,14 +123,17 @@ pub struct Symbols {
 }
 
 impl Symbols {
-    /// Looks the functions up that decide, and `more`. Where addresses are hidden (`kptr_restrict`) there are none.
-    pub fn read(more: &[&'static str]) -> io::Result<Self> {
-        let wanted: Vec<&str> = FUNCTIONS
-            .iter()
-            .map(|(name, _)| *name)
-            .chain(more.iter().copied())
-            .collect();
-        Self::parse(BufReader::new(File::open("/proc/kallsyms")?), &wanted)
+    /// Looks the functions up that decide, and macvlan's handler. Where addresses are hidden (`kptr_restrict`) there are
+    /// none. It takes the kernel some 30 ms to print all that it has.
+    #[must_use]
+    pub fn read() -> Self {
+        let wanted: Vec<&str> = FUNCTIONS.iter().map(|(name, _)| *name).chain([HANDLER]).collect();
+        File::open("/proc/kallsyms")
+            .and_then(|file| Self::parse(BufReader::new(file), &wanted))
+            .unwrap_or_else(|error| {
+                tracing::debug!(%error, "the kernel's symbols cannot be read");
+                Self::default()
+            })
     }
 
     /// A function ends where the next symbol begins: `ADDRESS TYPE NAME [MODULE]` by line, in no order.
@@ -154,6 +160,12 @@ impl Symbols {
         Ok(Self {
             ranges: starts.into_iter().map(|(name, start)| (name, range(start))).collect(),
         })
+    }
+
+    /// Whether macvlan's handler is among them.
+    #[must_use]
+    pub fn have_handler(&self) -> bool {
+        self.range(HANDLER).is_some()
     }
 
     /// Where a function is.

@@ -20,8 +20,8 @@ use aya::{
     programs::{Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
 };
 use macvlan_agent_ebpf::abi::{
-    Cell, Change, Credit, CreditExchange, CreditRequest, Direct, Locations, Range, SubInterfaceKey, change,
-    label::Lost, limits,
+    Cell, Change, Credit, CreditExchange, CreditRequest, Direct, Locations, SubInterfaceKey, change, label::Lost,
+    limits,
 };
 use nix::{
     sched::{CloneFlags, unshare},
@@ -134,8 +134,6 @@ pub struct Kernel {
     own_netns: u32,
     shared: Option<OwnedFd>,
     pub(super) facts: Facts,
-    /// Where macvlan's handler was at the start, until that is told.
-    handler: Option<Range>,
     /// The maps by their names, for programs that aya does not load.
     pub(super) maps: Vec<(String, OwnedFd)>,
     pub(super) direct: DirectMaps,
@@ -149,8 +147,6 @@ impl Kernel {
     /// Loads the programs, with tables of that size. `own_netns` is the inode of the calling thread's namespace, `types`
     /// the file with the kernel's types; `frame_free` says whether that program will be attached.
     pub fn load(own_netns: u32, types: &Path, room: Room, frame_free: bool) -> Result<Self, LoadError> {
-        // It is long, and needed last.
-        let symbols = thread::spawn(|| Symbols::read(&[HANDLER]));
         let facts = Facts::read(types);
         // Before 5.11 maps are charged to the locked memory of the process.
         if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
@@ -177,19 +173,13 @@ impl Kernel {
         )?;
         let counts = counts(&core, &direct, cpus, room)?;
         let maps = map_descriptors(&core)?;
-        let symbols = symbols.join().unwrap_or_else(|panic| resume_unwind(panic));
-        let symbols = symbols.unwrap_or_else(|error| {
-            tracing::debug!(%error, "the kernel's symbols cannot be read");
-            Symbols::default()
-        });
-        fill_drop_tables(&mut core, &facts, &symbols)?;
+        fill_reasons(&mut core, &facts)?;
         let mut kernel = Self {
             core,
             others: BTreeMap::new(),
             own_netns,
             shared,
             facts,
-            handler: symbols.range(HANDLER),
             maps,
             direct,
             cpus,
@@ -237,18 +227,20 @@ impl Kernel {
         map.map(|(_, descriptor)| descriptor).ok_or(LoadError::Missing(name))
     }
 
-    /// Tells `frame_free` where macvlan's handler is now, or that it is nowhere. The first time, just after the start, it
-    /// is where it was read to be then.
-    pub fn locate_handler(&mut self) {
-        let range = self
-            .handler
-            .take()
-            .or_else(|| Symbols::read(&[HANDLER]).ok()?.range(HANDLER));
+    /// Tells `frame_free` where the functions are that decide, and macvlan's handler, or that they are nowhere.
+    pub fn locate(&mut self, symbols: &Symbols) -> Result<(), LoadError> {
+        let range = symbols.range(HANDLER);
         self.handler_is_located = range.is_some();
         self.counts.set_handler_range(range.unwrap_or_default());
+        let known = self.facts.drop_reasons.locations(symbols);
+        let mut locations: Array<_, Locations> = array(&mut self.core, "LOCATIONS")?;
+        locations.set(0, known, 0).map_err(|source| LoadError::Map {
+            map: "LOCATIONS",
+            source: Box::new(source),
+        })
     }
 
-    /// Whether it was found the last time.
+    /// Whether the handler was found the last time.
     #[must_use]
     pub fn handler_is_located(&self) -> bool {
         self.handler_is_located
@@ -494,25 +486,32 @@ fn counts(core: &Ebpf, direct: &DirectMaps, cpus: u32, room: Room) -> Result<Cou
     Counts::map(cells, map("LOST")?, settings, room.slots() as usize, cpus as usize).map_err(LoadError::Pages)
 }
 
-/// Tells `frame_free` what reasons and places mean in this kernel.
-fn fill_drop_tables(core: &mut Ebpf, facts: &Facts, symbols: &Symbols) -> Result<(), LoadError> {
-    let map_error = |map: &'static str| {
-        move |source| LoadError::Map {
-            map,
-            source: Box::new(source),
-        }
-    };
-    let reasons = core.map_mut("REASONS").ok_or(LoadError::Missing("REASONS"))?;
-    let mut reasons: Array<_, u32> = Array::try_from(reasons).map_err(map_error("REASONS"))?;
+/// Tells `frame_free` what the kernel's reasons mean.
+fn fill_reasons(core: &mut Ebpf, facts: &Facts) -> Result<(), LoadError> {
+    let mut reasons: Array<_, u32> = array(core, "REASONS")?;
     for (number, cause) in &facts.drop_reasons.causes {
         if *number < limits::REASONS {
-            reasons.set(*number, *cause as u32, 0).map_err(map_error("REASONS"))?;
+            reasons
+                .set(*number, *cause as u32, 0)
+                .map_err(|source| LoadError::Map {
+                    map: "REASONS",
+                    source: Box::new(source),
+                })?;
         }
     }
-    let locations = core.map_mut("LOCATIONS").ok_or(LoadError::Missing("LOCATIONS"))?;
-    let mut locations: Array<_, Locations> = Array::try_from(locations).map_err(map_error("LOCATIONS"))?;
-    let known = facts.drop_reasons.locations(symbols);
-    locations.set(0, known, 0).map_err(map_error("LOCATIONS"))
+    Ok(())
+}
+
+/// An array of the instance.
+fn array<'core, V: aya::Pod>(
+    core: &'core mut Ebpf,
+    map: &'static str,
+) -> Result<Array<&'core mut MapData, V>, LoadError> {
+    let found = core.map_mut(map).ok_or(LoadError::Missing(map))?;
+    Array::try_from(found).map_err(|source| LoadError::Map {
+        map,
+        source: Box::new(source),
+    })
 }
 
 /// The maps of an instance: a program that is loaded by other means shares them.
