@@ -74,11 +74,13 @@ pub struct Keeper {
     parents: BTreeMap<LinkKey, Attached>,
     handler: Option<Handler>,
     handler_outcome: Outcome,
+    /// The module that there was when that was last looked for; none where macvlan is built in, or absent.
+    present: Option<u64>,
     /// The module that the handler was armed in: another one has another inode.
     module: Option<u64>,
     /// Whether `frame_free` was told where the handler of this module is, armed or not, and all else that decides.
     located: Located,
-    /// That is being read.
+    /// They are being read.
     symbols: Option<JoinHandle<Symbols>>,
     /// When to try again to arm it, and how often that was done: a module that is just coming may not be ready.
     again: Option<(Instant, u32)>,
@@ -117,6 +119,7 @@ impl Keeper {
             parents: BTreeMap::new(),
             handler: None,
             handler_outcome: Err(NotAttached::new(Reason::ModuleAbsent, "not tried yet")),
+            present: None,
             module: None,
             located: Located::NotYet,
             symbols,
@@ -472,7 +475,7 @@ impl Keeper {
 
     /// Whether it matters where things are decided, and is not known of this module.
     fn is_to_be_located(&self) -> bool {
-        !self.inventory.parents.is_empty() && self.located != Located::In(module())
+        !self.inventory.parents.is_empty() && self.located != Located::In(self.present)
     }
 
     /// Looks where things are decided, whether or not we can probe there: `frame_free` tells by its place what is freed.
@@ -481,7 +484,7 @@ impl Keeper {
         if !self.is_to_be_located() {
             return;
         }
-        self.located = Located::In(module());
+        self.located = Located::In(self.present);
         let read_before = reading.map(|reading| reading.join().unwrap_or_else(|panic| resume_unwind(panic)));
         let mut symbols = read_before.unwrap_or_else(Symbols::read);
         if self.handler.is_some() && !symbols.have_handler() {
@@ -495,7 +498,8 @@ impl Keeper {
 
     /// Arms the handler when macvlan comes, and again when its module was replaced: a probe does not survive that.
     pub fn follow_module(&mut self) {
-        let module = module();
+        let module = fs::metadata("/sys/module/macvlan").map(|meta| meta.ino()).ok();
+        self.present = module;
         if self.arguments.wish(Hook::HandleFrame) == Wish::Off {
             self.handler_outcome = Err(turned_off(Hook::HandleFrame));
             return;
@@ -575,11 +579,6 @@ impl Keeper {
             self.detach(key);
         }
     }
-}
-
-/// Which macvlan module there is; none where it is built in, or absent.
-fn module() -> Option<u64> {
-    fs::metadata("/sys/module/macvlan").map(|meta| meta.ino()).ok()
 }
 
 fn turned_off(hook: Hook) -> NotAttached {

@@ -234,10 +234,7 @@ impl Kernel {
         self.counts.set_handler_range(range.unwrap_or_default());
         let known = self.facts.drop_reasons.locations(symbols);
         let mut locations: Array<_, Locations> = array(&mut self.core, "LOCATIONS")?;
-        locations.set(0, known, 0).map_err(|source| LoadError::Map {
-            map: "LOCATIONS",
-            source: Box::new(source),
-        })
+        locations.set(0, known, 0).map_err(map_error("LOCATIONS"))
     }
 
     /// Whether the handler was found the last time.
@@ -491,12 +488,7 @@ fn fill_reasons(core: &mut Ebpf, facts: &Facts) -> Result<(), LoadError> {
     let mut reasons: Array<_, u32> = array(core, "REASONS")?;
     for (number, cause) in &facts.drop_reasons.causes {
         if *number < limits::REASONS {
-            reasons
-                .set(*number, *cause as u32, 0)
-                .map_err(|source| LoadError::Map {
-                    map: "REASONS",
-                    source: Box::new(source),
-                })?;
+            reasons.set(*number, *cause as u32, 0).map_err(map_error("REASONS"))?;
         }
     }
     Ok(())
@@ -508,10 +500,14 @@ fn array<'core, V: aya::Pod>(
     map: &'static str,
 ) -> Result<Array<&'core mut MapData, V>, LoadError> {
     let found = core.map_mut(map).ok_or(LoadError::Missing(map))?;
-    Array::try_from(found).map_err(|source| LoadError::Map {
+    Array::try_from(found).map_err(map_error(map))
+}
+
+fn map_error(map: &'static str) -> impl FnOnce(MapError) -> LoadError {
+    move |source| LoadError::Map {
         map,
         source: Box::new(source),
-    })
+    }
 }
 
 /// The maps of an instance: a program that is loaded by other means shares them.
